@@ -1,0 +1,24 @@
+"""What is kept of a model: ladders of skip masks, policies over them, and the look-up table.
+
+Pure Python and NumPy: a device that runs another framework can import this room without JAX.
+"""
+
+from accordion_jax.depth.ladder import SCHEMES, Configuration, Ladder, SkipMask, make_ladder
+from accordion_jax.depth.policy import Policy, draw, full_or_uniform
+from accordion_jax.depth.table import LookupTable, Row, UnitCost, make_row, wilson_interval
+
+__all__ = [
+    "SCHEMES",
+    "Configuration",
+    "Ladder",
+    "LookupTable",
+    "Policy",
+    "Row",
+    "SkipMask",
+    "UnitCost",
+    "draw",
+    "full_or_uniform",
+    "make_ladder",
+    "make_row",
+    "wilson_interval",
+]

@@ -1,0 +1,306 @@
+"""The look-up table: what each configuration costs to send and to run, and how well it does.
+
+The network endpoint reads it to choose what to send; a researcher reads it as the result of a run.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+import typing
+from typing import Any
+
+from accordion_jax.depth.ladder import Configuration, Ladder
+
+SCHEMA_VERSION = 1
+_Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitCost:
+    """What one unit of a model (the base, or a block) costs.
+
+    Attributes:
+      parameters: trained numbers.
+      size_bytes: bytes of every array that is sent, batch-norm statistics included.
+      macs: multiply-accumulate operations for one image.
+    """
+
+    parameters: int
+    size_bytes: int
+    macs: int
+
+    def __add__(self, other: "UnitCost") -> "UnitCost":
+        return UnitCost(
+            self.parameters + other.parameters,
+            self.size_bytes + other.size_bytes,
+            self.macs + other.macs,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One configuration of a look-up table.
+
+    Attributes:
+      configuration: its name on the ladder.
+      depth: blocks kept.
+      stage_blocks: blocks kept in each stage.
+      parameters: trained numbers.
+      size_bytes: bytes that are sent, base and batch-norm statistics included.
+      mbit: the same in 10^6 bits.
+      share_of_bytes: of the full model's bytes, 0 to 1.
+      share_of_blocks: of the full model's blocks, 0 to 1.
+      macs: multiply-accumulates for one image.
+      examples: images that the error was measured on.
+      errors: how many of them were classified wrongly (top-1).
+      top1_error: errors / examples.
+      error_low: lower end of the 95 % Wilson interval of top1_error.
+      error_high: upper end.
+      cross_entropy: mean, in nats.
+    """
+
+    configuration: str
+    depth: int
+    stage_blocks: tuple[int, ...]
+    parameters: int
+    size_bytes: int
+    mbit: float
+    share_of_bytes: float
+    share_of_blocks: float
+    macs: int
+    examples: int
+    errors: int
+    top1_error: float
+    error_low: float
+    error_high: float
+    cross_entropy: float
+
+
+def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
+    """Returns the 95 % interval of an error rate (Wilson 1927), ends in [0, 1].
+
+    Unlike the normal approximation it stays inside [0, 1] and is sensible at 0 errors.
+
+    Raises:
+      ValueError: not 0 <= errors <= examples with examples >= 1.
+    """
+    if not (examples >= 1 and 0 <= errors <= examples):
+        raise ValueError(
+            f"errors={errors} of examples={examples}: need 0 <= errors <= examples, examples >= 1"
+        )
+    rate = errors / examples
+    scale = 1 + _Z95**2 / examples
+    centre = (rate + _Z95**2 / (2 * examples)) / scale
+    half = _Z95 / scale * math.sqrt(rate * (1 - rate) / examples + (_Z95 / (2 * examples)) ** 2)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def make_row(
+    ladder: Ladder,
+    configuration: Configuration,
+    *,
+    base: UnitCost,
+    blocks: tuple[UnitCost, ...],
+    examples: int,
+    errors: int,
+    cross_entropy: float,
+) -> Row:
+    """Returns the row of one configuration, its costs summed over the base and the kept blocks.
+
+    Args:
+      ladder: gives the stages.
+      configuration: one of the ladder's.
+      base: cost of stem and head.
+      blocks: cost of every block of the full model, in the order of the forward pass.
+      examples: images that the error was measured on.
+      errors: wrongly classified of them.
+      cross_entropy: mean, in nats.
+    """
+    total = sum(blocks, base)
+    cost = sum((blocks[i] for i in configuration.blocks), base)
+    low, high = wilson_interval(errors, examples)
+    return Row(
+        configuration=configuration.name,
+        depth=configuration.depth,
+        stage_blocks=ladder.stage_blocks(configuration),
+        parameters=cost.parameters,
+        size_bytes=cost.size_bytes,
+        mbit=cost.size_bytes * 8 / 1e6,
+        share_of_bytes=cost.size_bytes / total.size_bytes,
+        share_of_blocks=configuration.depth / len(blocks),
+        macs=cost.macs,
+        examples=examples,
+        errors=errors,
+        top1_error=errors / examples,
+        error_low=low,
+        error_high=high,
+        cross_entropy=cross_entropy,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LookupTable:
+    """Rows from the smallest configuration to the full model, and where they come from.
+
+    Attributes:
+      rows: ordered by size_bytes.
+      provenance: JSON-able facts of the run: scheme, data set and split, seed, step, precision, …
+
+    Raises:
+      ValueError: no rows, or rows not ordered by size; names the rows.
+    """
+
+    rows: tuple[Row, ...]
+    provenance: dict[str, Any]
+
+    def __post_init__(self):
+        if not self.rows:
+            raise ValueError("a look-up table needs at least one row; got none")
+        for small, large in zip(self.rows, self.rows[1:], strict=False):
+            if small.size_bytes >= large.size_bytes:
+                raise ValueError(
+                    f"rows must grow in size_bytes: {small.configuration!r} has "
+                    f"{small.size_bytes}, the next, {large.configuration!r}, {large.size_bytes}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def full(self) -> Row:
+        """The full model's row."""
+        return self.rows[-1]
+
+    def row(self, configuration: str) -> Row:
+        """The row of a configuration.
+
+        Raises:
+          KeyError: there is none of that name; lists those there are.
+        """
+        for row in self.rows:
+            if row.configuration == configuration:
+                return row
+        known = ", ".join(row.configuration for row in self.rows)
+        raise KeyError(f"no configuration {configuration!r} in the table; it has {known}")
+
+    def pareto(self) -> tuple[Row, ...]:
+        """Rows that no smaller or equal row matches in error: the ones worth sending."""
+        best, kept = math.inf, []
+        for row in self.rows:
+            if row.top1_error < best:
+                best = row.top1_error
+                kept.append(row)
+        return tuple(kept)
+
+    def at_share_of_bytes(self, share: float) -> Row | None:
+        """The row of least error among those of at most `share` of the bytes; None if none is."""
+        within = [row for row in self.rows if row.share_of_bytes <= share + 1e-12]
+        return min(within, key=lambda row: (row.top1_error, row.size_bytes), default=None)
+
+    def smallest_reaching(self, error: float) -> Row | None:
+        """The smallest row with a top-1 error of at most `error`; None if none reaches it."""
+        return next((row for row in self.rows if row.top1_error <= error), None)
+
+    def to_json(self) -> str:
+        """Returns the table as a JSON document with its schema version."""
+        document = {
+            "schema_version": SCHEMA_VERSION,
+            "provenance": self.provenance,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "look-up table") -> "LookupTable":
+        """Reads what `to_json` wrote.
+
+        Args:
+          text: the document.
+          source: what to call it in errors, for instance its path.
+
+        Raises:
+          ValueError: not JSON, another schema version, or a field that is missing, unknown or of
+            the wrong type; names the source and the field.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{source} is not JSON: {error}") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"{source} has schema_version={version!r}; this version reads {SCHEMA_VERSION}"
+            )
+        rows, provenance = document.get("rows"), document.get("provenance")
+        if not isinstance(rows, list) or not isinstance(provenance, dict):
+            raise ValueError(f"{source} needs a list 'rows' and an object 'provenance'")
+        return cls(tuple(_row_from_dict(row, source) for row in rows), provenance)
+
+    def to_csv(self) -> str:
+        """Returns the rows as CSV with a header; stage_blocks as ``18/9/0``."""
+        out = io.StringIO()
+        names = [field.name for field in dataclasses.fields(Row)]
+        writer = csv.DictWriter(out, names, lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            fields = dataclasses.asdict(row)
+            writer.writerow(fields | {"stage_blocks": "/".join(map(str, row.stage_blocks))})
+        return out.getvalue()
+
+    def write(self, folder: str | os.PathLike) -> tuple[pathlib.Path, pathlib.Path]:
+        """Writes ``lookup_table.json`` and ``lookup_table.csv``, each whole or not at all.
+
+        Returns:
+          The two paths.
+        """
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = folder / "lookup_table.json", folder / "lookup_table.csv"
+        for path, text in zip(paths, (self.to_json(), self.to_csv()), strict=True):
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        return paths
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> "LookupTable":
+        """Reads a table from a JSON file, or from the ``lookup_table.json`` of a run's folder.
+
+        Raises:
+          FileNotFoundError: there is none; names the path.
+          ValueError: as `from_json`.
+        """
+        path = pathlib.Path(path)
+        if path.is_dir():
+            path = path / "lookup_table.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no look-up table at {path}; a finished run of accordion_jax.main writes it"
+            )
+        return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+
+
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    name: _JSON_TYPES.get(annotation, (list,))
+    for name, annotation in typing.get_type_hints(Row).items()
+}
+
+
+def _row_from_dict(row: Any, source: str) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"{source}: a row must be an object; got {row!r}")
+    for name in _FIELD_TYPES.keys() ^ row.keys():
+        problem = "lacks" if name in _FIELD_TYPES else "has the unknown field"
+        raise ValueError(f"{source}: row {row.get('configuration')!r} {problem} {name!r}")
+    for name, wanted in _FIELD_TYPES.items():
+        if not isinstance(row[name], wanted) or isinstance(row[name], bool):
+            raise ValueError(
+                f"{source}: row {row['configuration']!r} has {name}={row[name]!r}; "
+                f"wanted {' or '.join(each.__name__ for each in wanted)}"
+            )
+    return Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))
