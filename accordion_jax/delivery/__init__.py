@@ -1,4 +1,5 @@
-"""Delivery: bundle, planner, endpoint, device client and link emulation.
+"""How a model travels: bundles of segments, the planner, the network endpoint and the device.
 
-Imports `accordion_jax.depth`; JAX only in `runtime`, where a device runs a model.
+Knows segments and look-up tables, not networks: any family of models that can be cut into pieces
+can be delivered. Imports `accordion_jax.depth` alone, and JAX only in `runtime`.
 """
