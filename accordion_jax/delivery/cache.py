@@ -17,6 +17,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -195,7 +196,9 @@ class SegmentCache:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise SegmentError(f"segment {sha256} is not in {self.folder}; fetch it again") from None
+            raise SegmentError(
+                f"segment {sha256} is not in {self.folder}; fetch it again"
+            ) from None
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
             path.unlink(missing_ok=True)
@@ -337,6 +340,9 @@ class SegmentCache:
           wanted_bytes: to fit under the limit, parts of `keep` not counted; None deletes all that
             it may.
         """
+        limit_bytes = self.limit_bytes if self.limit_bytes is not None else math.inf
+        if wanted_bytes is None:
+            wanted_bytes, limit_bytes = 0, -1
         with self._evicting():
             stay = self._pinned_by_anyone() | set(keep)
             entries = []
@@ -349,9 +355,8 @@ class SegmentCache:
                     if path.stem not in keep:
                         used += status.st_size
             for _, size, path in sorted(entries):
-                if wanted_bytes is not None and self.limit_bytes is not None:
-                    if used - freed + wanted_bytes <= self.limit_bytes:
-                        break
+                if used - freed + wanted_bytes <= limit_bytes:
+                    break
                 path.unlink(missing_ok=True)
                 freed += size
             return freed

@@ -1,4 +1,6 @@
-"""The errors of delivery, one tree::
+"""The errors of delivery, in one tree.
+
+::
 
     DeliveryError
     ├── ManifestError (ValueError)    a manifest cannot be read: malformed, or of another version
@@ -9,7 +11,7 @@
     │   └── DiskFullError             the file system has no room left
     └── TransportError                the other side cannot be reached, or does not answer well
         ├── ConnectionLostError       cut, refused or timed out; trying again may help
-        └── RefusedError              the server understood and said no; trying again will not help
+        └── RefusedError              the server said no; trying again will not help
 
 Every message says what was given, what was wanted, and what to do.
 """

@@ -15,7 +15,7 @@ import math
 import random
 import re
 import urllib.parse
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -70,6 +70,7 @@ class HttpTransport:
 
     Attributes:
       body_bytes: of segment bodies received so far, thrown away ones included.
+      other_bytes: of the bodies of manifests and plans received so far.
 
     Raises:
       ValueError: the URL is not one of http or https.
@@ -92,6 +93,7 @@ class HttpTransport:
         self.retries = retries or Retries()
         self.clock = clock or RealClock()
         self.body_bytes = 0
+        self.other_bytes = 0
         self._own_client = client is None
         self._client = client or httpx.Client()
         # Where the manifest was found; segments are beside it.
@@ -132,7 +134,10 @@ class HttpTransport:
 
     def choose(self, model_id: str) -> None:
         """From now on reads segments of this model (``latest`` may change between requests)."""
-        if self._plans and self._root:
+        if self._root is None:
+            # The manifest came from elsewhere: the most likely address is all there is.
+            self._root, self._plans = next(self._candidates(model_id))
+        if self._plans:
             self._root = f"{self._root.rpartition('/')[0]}/{model_id}"
 
     def plan(self, requirements: dict[str, Any], held: Collection[str]) -> dict[str, Any]:
@@ -152,7 +157,7 @@ class HttpTransport:
 
     def read(
         self, segments: Sequence[Segment], *, offset: int = 0, until_s: float = math.inf
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         """Yields the bytes of segments one after another, in pieces as they arrive.
 
         Interrupted, it goes on from the next byte; close the iterator to stop.
@@ -232,6 +237,7 @@ class HttpTransport:
                         f"{address} answers more than {MAX_MANIFEST_BYTES} bytes; that is no "
                         "manifest"
                     )
+            self.other_bytes += response.num_bytes_downloaded
         return bytes(content)
 
     def _read_once(
