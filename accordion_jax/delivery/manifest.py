@@ -17,6 +17,7 @@ from typing import Any
 
 import jsonschema
 
+from accordion_jax.delivery.errors import ManifestError
 from accordion_jax.depth import LookupTable, Row, SkipMask
 
 FORMAT = "accordion-bundle"
@@ -24,10 +25,6 @@ FORMAT_VERSION = 1
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_PATH = pathlib.Path(__file__).with_name("manifest.schema.json")
-
-
-class ManifestError(ValueError):
-    """A manifest that cannot be trusted: not JSON, of another version, or inconsistent."""
 
 
 @dataclasses.dataclass(frozen=True)
