@@ -52,13 +52,13 @@ class Holding:
         if deepest is None:
             return ()
         complete = self.manifest.ladder[: self.manifest.ladder.index(deepest) + 1]
+        return tuple(c for c in reversed(complete) if self.allows(c))
+
+    def allows(self, configuration: Configuration) -> bool:
+        """Whether it is within what the device has stepped down to, complete or not."""
         max_depth, max_macs = self._limits
-        return tuple(
-            configuration
-            for configuration in reversed(complete)
-            if self.row(configuration).depth <= max_depth
-            and self.row(configuration).macs <= max_macs
-        )
+        row = self.row(configuration)
+        return row.depth <= max_depth and row.macs <= max_macs
 
     def limit(self, *, depth: int | None = None, max_macs: int | None = None) -> None:
         """Bounds what may be in use; None takes a bound away."""
