@@ -9,13 +9,12 @@ disk; who runs the model reads them one at a time.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from accordion_jax.delivery.cache import Download, SegmentCache
+from accordion_jax.delivery.cache import SegmentCache
 from accordion_jax.delivery.clock import Clock, RealClock
 from accordion_jax.delivery.errors import (
     CacheError,
@@ -28,11 +27,10 @@ from accordion_jax.delivery.errors import (
 from accordion_jax.delivery.holding import Holding
 from accordion_jax.delivery.manifest import Configuration, Manifest, Segment
 from accordion_jax.delivery.planner import Plan, Requirements, plan
+from accordion_jax.delivery.receiver import Receiver
 from accordion_jax.delivery.throughput import ThroughputMeter
 from accordion_jax.delivery.transfer import Event, Outcome, Transfer
 from accordion_jax.delivery.transport import HttpTransport
-
-_POLL_S = 0.02  # how often to look for segments that another process is loading
 
 
 class Device:
@@ -283,18 +281,34 @@ class Device:
 
     def _run(self, choose: Callable[[], Plan], until_s: float) -> Outcome:
         """Receives what `choose` wants, until it wants nothing more."""
-        holding = self.holding
         with self._fetching:
             self._stop.clear()
-            transfer = Transfer(self.transport, self.clock.now(), holding.size_bytes)
+            transfer = Transfer(self.transport, self.clock.now(), self.holding.size_bytes)
             self._transfer = transfer
+
+            def on_segment(sha256: str) -> Sequence[Segment]:
+                self._hold(sha256)
+                transfer.plan = choose()
+                return transfer.plan.missing
+
+            receiver = Receiver(
+                self.transport,
+                self.cache,
+                self.clock,
+                self.throughput,
+                stopped=self._stop.is_set,
+                on_bytes=lambda: self._emit("bytes"),
+                on_segment=on_segment,
+            )
             try:
                 transfer.plan = choose()
                 self._check_limit(transfer.plan)
-                while transfer.plan.missing and not self._over(until_s):
+                while transfer.plan.missing and not receiver.over(until_s):
                     self._emit("plan")
                     try:
-                        self._receive(transfer.plan.missing, choose, until_s)
+                        receiver.receive(
+                            transfer.plan.missing, until_s, one_at_a_time=bool(transfer.damaged)
+                        )
                     except SegmentError as error:
                         self._problem(str(error))
                         if self._too_often_damaged():
@@ -306,80 +320,6 @@ class Device:
             finally:
                 transfer.end(self.clock.now())
         return self.outcome()
-
-    def _receive(
-        self, missing: Sequence[Segment], choose: Callable[[], Plan], until_s: float
-    ) -> None:
-        """Receives segments in order, until all are here or another plan is better."""
-        if self._take_over(missing):
-            return
-        with self.cache.claim([segment.sha256 for segment in missing]) as mine:
-            # Another process may have finished one just before the claim.
-            if self._take_over(missing):
-                return
-            if not mine:
-                self.clock.sleep(_POLL_S)
-                return
-            self.throughput.begin(self.clock.now())
-            try:
-                self._receive_batch(self._batch(missing[: len(mine)]), choose, until_s)
-            finally:
-                self.throughput.end(self.clock.now())
-
-    def _batch(self, segments: Sequence[Segment]) -> Sequence[Segment]:
-        """The first of these segments, as many as one read may ask for."""
-        if self._transfer.damaged:
-            # A bad segment late in a stream must not hold back the good ones before it.
-            return segments[:1]
-        for index, segment in enumerate(segments):
-            # A read starts inside its first segment only: the next partial one begins another.
-            if index and self.cache.received_bytes(segment.sha256):
-                return segments[:index]
-        return segments
-
-    def _receive_batch(
-        self, batch: Sequence[Segment], choose: Callable[[], Plan], until_s: float
-    ) -> None:
-        with contextlib.ExitStack() as stack:
-            source: _Source | None = None
-            for segment, following in zip(batch, (*batch[1:], None), strict=True):
-                with self.cache.download(segment.sha256, segment.size_bytes) as download:
-                    if source is None:
-                        chunks = self.transport.read(
-                            batch, offset=download.received_bytes, until_s=until_s
-                        )
-                        source = _Source(stack.enter_context(contextlib.closing(chunks)))
-                    if not self._fill(download, source, until_s):
-                        return
-                    download.finish()
-                self._hold(segment.sha256)
-                better = choose()
-                if following and better.missing[:1] != (following,):
-                    return
-                self._transfer.plan = better
-
-    def _fill(self, download: Download, source: "_Source", until_s: float) -> bool:
-        """Receives the rest of a segment; returns whether all of it came before the end."""
-        while download.missing_bytes:
-            if self._over(until_s):
-                return False
-            chunk = source.take(download.missing_bytes)
-            if not chunk:
-                return False
-            self.throughput.add(self.clock.now(), len(chunk))
-            download.write(chunk)
-            self._emit("bytes")
-        return True
-
-    def _take_over(self, missing: Sequence[Segment]) -> bool:
-        """Holds what another process has loaded in the meantime; returns whether there was any."""
-        found = False
-        for segment in missing:
-            if not (self.cache.path(segment.sha256).exists() and self.cache.verify(segment.sha256)):
-                break
-            self._hold(segment.sha256)
-            found = True
-        return found
 
     def _hold(self, sha256: str) -> None:
         before = self.in_use
@@ -448,9 +388,6 @@ class Device:
         due = self.holding.first_missing
         return self.cache.received_bytes(due) if due else 0
 
-    def _over(self, until_s: float) -> bool:
-        return self._stop.is_set() or self.clock.now() >= until_s
-
     def _problem(self, message: str) -> None:
         self._transfer.problems.append(message)
         self._emit("problem", message)
@@ -467,17 +404,3 @@ class Device:
         event = Event(kind, received, received + left, message)
         for listener in self._listeners:
             listener(event)
-
-
-class _Source:
-    """Chunks, of which as much can be taken as is wanted."""
-
-    def __init__(self, chunks: Iterator[bytes]):
-        self._chunks = chunks
-        self._rest = b""
-
-    def take(self, at_most: int) -> bytes:
-        """Returns the next bytes; none once there are no more."""
-        chunk = self._rest or next(self._chunks, b"")
-        self._rest = chunk[at_most:]
-        return chunk[:at_most]

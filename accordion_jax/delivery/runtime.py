@@ -127,7 +127,7 @@ class Runtime:
         self.model = models.build(dict(self.manifest.model))
         self.problems: list[str] = []
         self._on_swap = on_swap
-        self._batch_sizes = set(batch_sizes)
+        self._batch_sizes = frozenset(batch_sizes)
         self._segments: dict[str, dict[str, Any]] = {}
         self._compiled: dict[tuple[str, int], Callable] = {}
         self._failed: set[str] = set()
@@ -163,7 +163,8 @@ class Runtime:
         batch = normalise(images, self.manifest.model)
         compiled = self._compiled.get((configuration.name, len(batch)))
         if compiled is None:
-            self._batch_sizes.add(len(batch))
+            self._batch_sizes |= {len(batch)}
+            self._wake.set()
             compiled = self._compile(configuration, variables, len(batch))
         logits = np.asarray(compiled(variables, batch))
         row = self.manifest.rows[configuration.name]

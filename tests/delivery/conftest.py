@@ -2,6 +2,8 @@
 
 import httpx
 import pytest
+from servers import InProcess, Served
+from toys import make_parts
 
 from accordion_jax.delivery.bundle import read_manifest, write_bundle
 from accordion_jax.delivery.cache import SegmentCache
@@ -9,8 +11,6 @@ from accordion_jax.delivery.clock import VirtualClock
 from accordion_jax.delivery.device import Device
 from accordion_jax.delivery.links import Link, ThrottledTransport, constant
 from accordion_jax.delivery.transport import HttpTransport, Retries
-from servers import InProcess, Served
-from toys import make_parts
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,9 @@ def make_device(tmp_path):
         transport = HttpTransport(
             url, timeout_s=timeout_s, retries=Retries(attempts, first_wait_s=0.01)
         )
-        device = Device(transport, SegmentCache(tmp_path / folder, limit_bytes=limit_bytes), **kwargs)
+        device = Device(
+            transport, SegmentCache(tmp_path / folder, limit_bytes=limit_bytes), **kwargs
+        )
         made.append(device)
         return device
 
