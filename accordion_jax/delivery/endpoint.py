@@ -50,7 +50,7 @@ _PAGE_HEADERS = {
 def make_app(store: BundleStore) -> Starlette:
     """Returns the ASGI application that serves the bundles of a store."""
     handlers = _Handlers(store, Metrics())
-    return Starlette(
+    app = Starlette(
         routes=[
             _page_route("/", "index.html", "text/html"),
             _page_route("/page.css", "page.css", "text/css"),
@@ -72,6 +72,9 @@ def make_app(store: BundleStore) -> Starlette:
             Exception: _internal_error,
         },
     )
+    # A path with a slash too many is not there; a redirect would be one more answer to document.
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Handlers:
