@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from accordion_jax.delivery.errors import BundleError
 from accordion_jax.delivery.manifest import (
     Configuration,
     Manifest,
@@ -32,10 +33,6 @@ from accordion_jax.depth import LookupTable
 
 MANIFEST_NAME = "manifest.json"
 SEGMENTS_NAME = "segments"
-
-
-class BundleError(ValueError):
-    """A bundle that cannot be written as asked, or whose files are not what its manifest says."""
 
 
 def write_bundle(

@@ -5,6 +5,7 @@
     DeliveryError
     ├── ManifestError (ValueError)    a manifest cannot be read: malformed, or of another version
     ├── BundleError (ValueError)      a bundle cannot be written, or a folder is not a sound one
+    ├── StorageError                  bundles cannot be read from where they are kept
     ├── SegmentError                  bytes are not those that the manifest promised
     ├── CacheError                    the disk cache cannot take a segment
     │   ├── CacheLimitError           the size limit is smaller than what the model needs
@@ -27,6 +28,10 @@ class ManifestError(DeliveryError, ValueError):
 
 class BundleError(DeliveryError, ValueError):
     """A bundle cannot be written, or a folder does not hold a sound one."""
+
+
+class StorageError(DeliveryError):
+    """Bundles cannot be read from where they are kept: it is gone, or does not answer."""
 
 
 class SegmentError(DeliveryError):

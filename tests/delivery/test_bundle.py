@@ -8,13 +8,13 @@ import safetensors.numpy
 from toys import make_parts
 
 from accordion_jax.delivery.bundle import (
-    BundleError,
     read_manifest,
     segment_path,
     verify_bundle,
     write_bundle,
 )
-from accordion_jax.delivery.manifest import ManifestError, digest
+from accordion_jax.delivery.errors import BundleError, ManifestError
+from accordion_jax.delivery.manifest import digest
 
 
 def files_of(folder):

@@ -3,9 +3,9 @@ import json
 import pytest
 from toys import make_manifest
 
+from accordion_jax.delivery.errors import ManifestError
 from accordion_jax.delivery.manifest import (
     Manifest,
-    ManifestError,
     canonical_json,
     digest,
     is_digest,
