@@ -273,8 +273,7 @@ class SegmentCache:
         """Keeps a manifest, and that `source` (a URL) gave it last. A full disk is no error."""
         with contextlib.suppress(OSError):
             path = self.folder / "manifests" / f"{_checked(model_id)}.json"
-            if not path.exists():
-                _write_whole(path, document)
+            _write_whole(path, document)
             _write_whole(self._source(source), model_id)
 
     def load_manifest(self, source: str, model_id: str | None = None) -> bytes | None:

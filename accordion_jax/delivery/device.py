@@ -9,6 +9,7 @@ disk; who runs the model reads them one at a time.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import threading
@@ -112,20 +113,23 @@ class Device:
         if self._holding is not None:
             return self.manifest
         expected = None if model_id == "latest" else model_id
-        source = self.transport.url
-        try:
-            document = self.transport.manifest(model_id)
-            manifest = Manifest.from_bytes(document, source=source, expected_id=expected)
-        except (TransportError, ManifestError) as error:
-            kept = self.cache.load_manifest(source, expected)
-            if kept is None:
-                raise
-            manifest = Manifest.from_bytes(
-                kept, source=f"the manifest in {self.cache.folder}", expected_id=expected
-            )
-            self._problem(f"{error}; going on with the manifest kept from the last time")
+        source, kept = self.transport.url, self._kept_manifest(expected)
+        if kept is not None and expected is not None:
+            manifest = kept  # What has this id never changes.
         else:
-            self.cache.save_manifest(source, manifest.model_id, document)
+            try:
+                known = kept.model_id if kept else None
+                document = self.transport.manifest(model_id, known=known)
+                if document is not None:
+                    manifest = Manifest.from_bytes(document, source=source, expected_id=expected)
+                    self.cache.save_manifest(source, manifest.model_id, document)
+                elif kept is not None:
+                    manifest = kept
+            except (TransportError, ManifestError) as error:
+                if kept is None:
+                    raise
+                manifest = kept
+                self._problem(f"{error}; going on with the manifest kept from the last time")
         self.transport.choose(manifest.model_id)
         # Pinned before they are checked: none may go between the check and its use.
         self.cache.pin(manifest.by_sha256)
@@ -320,6 +324,14 @@ class Device:
             finally:
                 transfer.end(self.clock.now())
         return self.outcome()
+
+    def _kept_manifest(self, model_id: str | None) -> Manifest | None:
+        document = self.cache.load_manifest(self.transport.url, model_id)
+        # A manifest that was damaged on the disk, or is of an older version of this package, is
+        # one more thing to fetch again.
+        with contextlib.suppress(ManifestError):
+            return Manifest.from_bytes(document, expected_id=model_id) if document else None
+        return None
 
     def _hold(self, sha256: str) -> None:
         before = self.in_use

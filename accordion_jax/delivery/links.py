@@ -242,8 +242,13 @@ class ThrottledTransport(httpx.BaseTransport):
         response = self.inner.handle_request(request)
         pace.pass_bytes(sum(len(name) + len(value) + 4 for name, value in response.headers.raw))
         assert isinstance(response.stream, httpx.SyncByteStream)
-        response.stream = _ThrottledStream(response.stream, pace)
-        return response
+        # A new response: one that was made from bytes would be read past its stream.
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=_ThrottledStream(response.stream, pace),
+            extensions=response.extensions,
+        )
 
     def close(self) -> None:
         """Closes the inner transport."""

@@ -105,12 +105,14 @@ class HttpTransport:
         """Whether the other side is an endpoint, which plans and streams."""
         return self._plans
 
-    def manifest(self, model_id: str = "latest") -> bytes:
-        """Returns the manifest as sent.
+    def manifest(self, model_id: str = "latest", *, known: str | None = None) -> bytes | None:
+        """Returns the manifest as sent; None if it is that of the model `known`.
 
         Args:
           model_id: of the wanted model, or ``latest``. A static server knows no latest: there the
             URL names the bundle.
+          known: model_id of a manifest that the caller has. An endpoint then need not send it
+            again; a static server does.
 
         Raises:
           ConnectionLostError: the server cannot be reached, after all retries.
@@ -121,7 +123,7 @@ class HttpTransport:
         for root, plans in self._candidates(model_id):
             address = root if plans else f"{root}/manifest.json"
             try:
-                content = self._get(address)
+                content = self._get(address, known=known if plans else None)
             except RefusedError as error:
                 refusals.append(str(error))
                 continue
@@ -151,7 +153,7 @@ class HttpTransport:
         body = json.dumps({"requirements": requirements, "held": sorted(held)}).encode()
         content = self._get(f"{self._root}/plan", body=body)
         try:
-            return json.loads(content)
+            return json.loads(content or b"")
         except ValueError as error:
             raise TransportError(f"{self._root}/plan answered no JSON: {error}") from error
 
@@ -216,20 +218,26 @@ class HttpTransport:
         if model_id != "latest":
             yield f"{self.url}/{model_id}", False
 
-    def _get(self, address: str, *, body: bytes | None = None) -> bytes:
+    def _get(
+        self, address: str, *, body: bytes | None = None, known: str | None = None
+    ) -> bytes | None:
+        headers = {} if known is None else {"If-None-Match": f'"{known}", "{known}-gzip"'}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         failures = 0
         while True:
             try:
-                return self._get_once(address, body)
+                return self._get_once(address, body, headers)
             except ConnectionLostError as error:
                 failures += 1
                 self._wait_or_give_up(failures, error)
 
-    def _get_once(self, address: str, body: bytes | None) -> bytes:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+    def _get_once(self, address: str, body: bytes | None, headers: dict[str, str]) -> bytes | None:
         content = bytearray()
         method = "GET" if body is None else "POST"
         with self._response(method, address, headers, body, self.timeout_s) as response:
+            if response.status_code == 304:
+                return None
             for chunk in response.iter_bytes():
                 content += chunk
                 if len(content) > MAX_MANIFEST_BYTES:
@@ -316,7 +324,7 @@ class HttpTransport:
             ) as response:
                 if response.status_code in _BUSY:
                     raise ConnectionLostError(f"{address} answered {response.status_code}")
-                if response.status_code not in (200, 206):
+                if response.status_code not in (200, 206, 304):
                     detail = response.read()[:300].decode(errors="replace").strip()
                     raise RefusedError(f"{address} answered {response.status_code}: {detail}")
                 yield response
