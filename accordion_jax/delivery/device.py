@@ -295,13 +295,17 @@ class Device:
                 transfer.plan = choose()
                 return transfer.plan.missing
 
+            def on_bytes(size_bytes: int) -> None:
+                transfer.kept_bytes += size_bytes
+                self._emit("bytes")
+
             receiver = Receiver(
                 self.transport,
                 self.cache,
                 self.clock,
                 self.throughput,
                 stopped=self._stop.is_set,
-                on_bytes=lambda: self._emit("bytes"),
+                on_bytes=on_bytes,
                 on_segment=on_segment,
             )
             try:
@@ -407,12 +411,11 @@ class Device:
     def _emit(self, kind: str, message: str = "") -> None:
         if not self._listeners:
             return
-        received = self._transfer.received_bytes
-        left = 0
+        kept, left = self._transfer.kept_bytes, 0
         if self._holding and self._transfer.plan and self._transfer.plan.missing:
             held = self._holding.held
             left = sum(s.size_bytes for s in self._transfer.plan.missing if s.sha256 not in held)
             left = max(0, left - self._partial_bytes())
-        event = Event(kind, received, received + left, message)
+        event = Event(kind, kept, kept + left, message)
         for listener in self._listeners:
             listener(event)

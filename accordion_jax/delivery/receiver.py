@@ -21,7 +21,7 @@ class Receiver:
       clock: of the deadline and the throughput.
       throughput: is told what arrives.
       stopped: whether to end now.
-      on_bytes: is called when some have arrived.
+      on_bytes: is called with the size of each piece that the cache has taken.
       on_segment: is called with the digest of each segment that is whole and checked; returns the
         segments that are wanted from then on.
     """
@@ -34,7 +34,7 @@ class Receiver:
         throughput: ThroughputMeter,
         *,
         stopped: Callable[[], bool],
-        on_bytes: Callable[[], None],
+        on_bytes: Callable[[int], None],
         on_segment: Callable[[str], Sequence[Segment]],
     ):
         self.transport = transport
@@ -124,7 +124,7 @@ class Receiver:
                 return False
             self.throughput.add(self.clock.now(), len(chunk))
             download.write(chunk)
-            self._on_bytes()
+            self._on_bytes(len(chunk))
         return True
 
     def _take_over(self, missing: Sequence[Segment]) -> bool:

@@ -14,7 +14,7 @@ class Event:
     Attributes:
       kind: ``plan`` (the target changed), ``bytes`` (some arrived), ``segment`` (one is whole and
         checked), ``use`` (another configuration is in use), or ``problem``.
-      received_bytes: of segments, since the transfer began.
+      received_bytes: of segments, since the transfer began, as far as they are in the cache.
       target_bytes: what `received_bytes` will be when the target is reached.
       message: of a problem, for a person.
     """
@@ -59,6 +59,7 @@ class Transfer:
       start_s: moment of the device's clock.
       end_s: likewise; None while it runs.
       cached_bytes: of the model's segments that were on the disk before.
+      kept_bytes: that went into the cache.
       plan: what is wanted now.
       problems: what went wrong, for a person.
       damaged: how often each segment arrived damaged.
@@ -68,6 +69,7 @@ class Transfer:
         self.start_s = start_s
         self.end_s: float | None = None
         self.cached_bytes = cached_bytes
+        self.kept_bytes = 0
         self.plan: Plan | None = None
         self.problems: list[str] = []
         self.damaged: collections.Counter[str] = collections.Counter()
