@@ -42,7 +42,7 @@ _IMMUTABLE = "public, max-age=31536000, immutable"
 _PAGE = pathlib.Path(__file__).with_name("page")
 _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:",
     "X-Content-Type-Options": "nosniff",
 }
 

@@ -246,7 +246,7 @@ def _broken_bound(
         "max_macs": f"{cost} multiply-accumulates an image",
         "max_bytes": f"{cost} more bytes",
         "deadline_s": f"{cost:.6g} s for {least.transfer_bytes} bytes at "
-        f"{requirements.throughput_bps or 0:.6g} bit/s",
+        f"{requirements.throughput_bps or 0:.10g} bit/s",
     }[name]
     return f"{name}={bound} is too low for any configuration: {least.name} needs {needs}"
 

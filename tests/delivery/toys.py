@@ -85,7 +85,7 @@ def make_parts(blocks=3, width=8, seed=0):
     table = make_table(
         [c["name"] for c in ladder],
         [bytes_each * (i + 1) for i in range(blocks + 1)],
-        [0.9 * 0.5**i for i in range(blocks + 1)],
+        [0.8 * 0.5**i for i in range(blocks + 1)],
     )
     return {
         "segments": segments,
