@@ -9,7 +9,6 @@ disk; who runs the model reads them one at a time.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import math
 import threading
@@ -21,12 +20,12 @@ from accordion_jax.delivery.errors import (
     CacheError,
     CacheLimitError,
     DeliveryError,
-    ManifestError,
     SegmentError,
     TransportError,
 )
 from accordion_jax.delivery.holding import Holding
 from accordion_jax.delivery.manifest import Configuration, Manifest, Segment
+from accordion_jax.delivery.obtain import obtain_manifest
 from accordion_jax.delivery.planner import Plan, Requirements, plan
 from accordion_jax.delivery.receiver import Receiver
 from accordion_jax.delivery.throughput import ThroughputMeter
@@ -100,11 +99,15 @@ class Device:
         """Calls `listener` with each later event."""
         self._listeners.append(listener)
 
-    def connect(self, model_id: str = "latest") -> Manifest:
+    def connect(self, model_id: str = "latest", *, offline: bool = False) -> Manifest:
         """Gets the manifest, and finds what of the model is on the disk already.
 
         Without a network, the manifest that this URL gave last is used. Each file is hashed; a
         damaged one is deleted, and so is missing.
+
+        Args:
+          model_id: of the model, or ``latest``.
+          offline: does not even try the network.
 
         Raises:
           TransportError: the manifest cannot be had, and none is kept.
@@ -112,29 +115,16 @@ class Device:
         """
         if self._holding is not None:
             return self.manifest
-        expected = None if model_id == "latest" else model_id
-        source, kept = self.transport.url, self._kept_manifest(expected)
-        if kept is not None and expected is not None:
-            manifest = kept  # What has this id never changes.
-        else:
-            try:
-                known = kept.model_id if kept else None
-                document = self.transport.manifest(model_id, known=known)
-                if document is not None:
-                    manifest = Manifest.from_bytes(document, source=source, expected_id=expected)
-                    self.cache.save_manifest(source, manifest.model_id, document)
-                elif kept is not None:
-                    manifest = kept
-            except (TransportError, ManifestError) as error:
-                if kept is None:
-                    raise
-                manifest = kept
-                self._problem(f"{error}; going on with the manifest kept from the last time")
+        manifest = obtain_manifest(
+            self.transport, self.cache, model_id, offline=offline, on_problem=self._problem
+        )
         self.transport.choose(manifest.model_id)
         # Pinned before they are checked: none may go between the check and its use.
         self.cache.pin(manifest.by_sha256)
         held = frozenset(sha256 for sha256 in manifest.by_sha256 if self.cache.verify(sha256))
         self._holding = Holding(manifest, held)
+        self._transfer.cached_bytes = self._holding.size_bytes
+        self._transfer.end(self.clock.now())
         self._emit("use")
         return manifest
 
@@ -223,7 +213,7 @@ class Device:
         self.step_up()
 
         def choose() -> Plan:
-            missing = self._missing_of(wanted)
+            missing = self.holding.missing_of(wanted)
             size = sum(segment.size_bytes for segment in missing)
             return Plan(wanted.name, missing, size, row.top1_error, None, (), ())
 
@@ -329,14 +319,6 @@ class Device:
                 transfer.end(self.clock.now())
         return self.outcome()
 
-    def _kept_manifest(self, model_id: str | None) -> Manifest | None:
-        document = self.cache.load_manifest(self.transport.url, model_id)
-        # A manifest that was damaged on the disk, or is of an older version of this package, is
-        # one more thing to fetch again.
-        with contextlib.suppress(ManifestError):
-            return Manifest.from_bytes(document, expected_id=model_id) if document else None
-        return None
-
     def _hold(self, sha256: str) -> None:
         before = self.in_use
         self.holding.held |= {sha256}
@@ -383,12 +365,7 @@ class Device:
         """
         if self.holding.deepest is not None or target.unmet != ("deadline_s",):
             return target
-        return dataclasses.replace(target, missing=self._missing_of(self.manifest.ladder[0]))
-
-    def _missing_of(self, configuration: Configuration) -> tuple[Segment, ...]:
-        needed = self.manifest.segments[: len(configuration.segments)]
-        held = self.holding.held
-        return tuple({s.sha256: s for s in needed if s.sha256 not in held}.values())
+        return dataclasses.replace(target, missing=self.holding.missing_of(self.manifest.ladder[0]))
 
     def _check_limit(self, target: Plan) -> None:
         limit = self.cache.limit_bytes

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from accordion_jax.delivery.manifest import Configuration, Manifest
+from accordion_jax.delivery.manifest import Configuration, Manifest, Segment
 from accordion_jax.depth import Row
 
 
@@ -45,6 +45,11 @@ class Holding:
     def row(self, configuration: Configuration) -> Row:
         """The configuration's row in the look-up table."""
         return self.manifest.rows[configuration.name]
+
+    def missing_of(self, configuration: Configuration) -> tuple[Segment, ...]:
+        """What is missing of a configuration, in sending order; equal segments once."""
+        needed = self.manifest.segments[: len(configuration.segments)]
+        return tuple({s.sha256: s for s in needed if s.sha256 not in self.held}.values())
 
     def runnable(self) -> Sequence[Configuration]:
         """Complete configurations within what the device has stepped down to, deepest first."""
