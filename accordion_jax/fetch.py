@@ -76,7 +76,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"give one URL; got {argv[1:]}")
     if _STEP_DOWN.value is not None and _UPGRADE.value:
         raise app.UsageError("give --upgrade or --step_down, not both")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "jax"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         in_use = _run(argv[1])
     except (DeliveryError, ValueError, FileNotFoundError) as error:

