@@ -10,7 +10,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,10 +18,10 @@ import time
 
 import httpx
 import pytest
+from endpoints import running_endpoint, start_endpoint, stop
 from servers import Fault, serving
 
 from accordion_jax.delivery.cache import SegmentCache
-from accordion_jax.delivery.clock import RealClock
 from accordion_jax.delivery.device import Device
 from accordion_jax.delivery.errors import ConnectionLostError, ManifestError, RefusedError
 from accordion_jax.delivery.links import Link, ThrottledTransport, constant
@@ -386,38 +385,15 @@ def test_a_process_killed_in_the_middle_leaves_what_it_had(toy_bundle, tmp_path,
         assert_sound(device)
 
 
-def start_endpoint(bundles, port):
-    command = [sys.executable, "-m", "accordion_jax.serve", f"--bundles={bundles}"]
-    process = subprocess.Popen(
-        [*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    limit = time.monotonic() + 30
-    while time.monotonic() < limit:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/healthz")
-            return process
-        except httpx.HTTPError:
-            time.sleep(0.05)
-    process.kill()
-    raise AssertionError("the endpoint did not start")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path):
     bundles = tmp_path / "bundles"
     shutil.copytree(toy_bundle, bundles / toy_bundle.name)
-    port, clock = free_port(), RealClock()
-    endpoint = start_endpoint(bundles, port)
+    endpoint, url = start_endpoint(bundles)
     try:
-        throttled = ThrottledTransport(httpx.HTTPTransport(), Link(constant(0.4)), clock=clock)
+        throttled = ThrottledTransport(httpx.HTTPTransport(), Link(constant(0.4)))
         with httpx.Client(transport=throttled) as client:
             transport = HttpTransport(
-                f"http://127.0.0.1:{port}",
+                url,
                 client=client,
                 timeout_s=2,
                 retries=Retries(attempts=100, first_wait_s=0.05, longest_wait_s=0.1),
@@ -428,13 +404,12 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path
             worker = threading.Thread(target=device.upgrade)
             worker.start()
             time.sleep(0.5)
-            endpoint.send_signal(signal.SIGKILL)
-            endpoint.wait()
+            stop(endpoint)
             time.sleep(0.5)
             while_dead = in_use(device)
             assert while_dead in ("toy-0", "toy-1", "toy-2")
             assert worker.is_alive()
-            endpoint = start_endpoint(bundles, port)
+            endpoint, _ = start_endpoint(bundles, port=httpx.URL(url).port)
             worker.join(30)
             assert not worker.is_alive()
             assert in_use(device) == "toy-5"
@@ -442,19 +417,16 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path
             assert_sound(device)
             device.close()
     finally:
-        endpoint.kill()
-        endpoint.wait()
+        stop(endpoint)
 
 
 def test_plans_of_the_real_endpoint_are_those_of_the_device(toy_bundle, tmp_path):
     bundles = tmp_path / "bundles"
     shutil.copytree(toy_bundle, bundles / toy_bundle.name)
-    port = free_port()
-    endpoint = start_endpoint(bundles, port)
-    try:
+    with running_endpoint(bundles) as url:
         found = []
         for at_endpoint in (False, True):
-            transport = HttpTransport(f"http://127.0.0.1:{port}")
+            transport = HttpTransport(url)
             cache = SegmentCache(tmp_path / f"cache{at_endpoint}")
             device = Device(transport, cache, plan_at_endpoint=at_endpoint)
             device.connect()
@@ -472,6 +444,3 @@ def test_plans_of_the_real_endpoint_are_those_of_the_device(toy_bundle, tmp_path
             assert one.configuration == other.configuration
             assert one.transferred_bytes == other.transferred_bytes
             assert one.problems == other.problems == ()
-    finally:
-        endpoint.kill()
-        endpoint.wait()
