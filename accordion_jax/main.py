@@ -24,7 +24,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to run: a file of configs/, with its variant: FILE or FILE:fast."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder of the run. Default: runs/<config.name>_seed<config.seed>."
+    "workdir", "", "Folder of the run. Default: runs/<name>-<full probability>_seed<seed>."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of the first process, with several; TPU pods and Slurm need none."
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize()
     first = jax.process_index() == 0
     _set_logging(logging.INFO if first else logging.WARNING)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{config.name}_seed{config.seed}")
+    workdir = pathlib.Path(_WORKDIR.value or f"runs/{training.run_name(config)}_seed{config.seed}")
     _log.info("workdir: %s", workdir)
     _set_compilation_cache(config.run.compilation_cache, workdir)
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
         experiment.model, training.unreplicate(variables), experiment.image_shape
     )
     provenance = {
-        "name": config.name,
+        "name": training.run_name(config),
         "scheme": config.scheme,
         "full_probability": config.policy.full_probability,
         "dataset": config.data.name,
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     paths = table.write(workdir)
     bits = config.sweep.bits_per_parameter
     picture = evaluation.draw_error_vs_size(
-        [evaluation.average_seeds(config.name, [table], bits)],
+        [evaluation.average_seeds(training.run_name(config), [table], bits)],
         workdir / "error_vs_size.png",
         title=f"{config.name} on {config.data.name} ({config.sweep.split})",
         axis=f"{bits} bits a parameter" if bits else "float32",

@@ -1,6 +1,7 @@
 """Training: state, the pure step, its compiled variants, the loop, checkpoints."""
 
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
+from accordion_jax.training.config import run_name
 from accordion_jax.training.experiment import (
     Experiment,
     Run,
@@ -31,6 +32,7 @@ __all__ = [
     "progress",
     "read_metrics",
     "replicate",
+    "run_name",
     "train",
     "unreplicate",
     "versions",

@@ -109,6 +109,19 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     return config
 
 
+def run_name(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of a run without its seed, for instance ``resnet110_coml-05``.
+
+    The suffix is the paper's: the probability of the full model, 0.5 as ``05``. Scheme ``resnet``
+    always trains the full model, and has none; a policy given in full is ``custom``.
+    """
+    if config.policy.probabilities:
+        return f"{config.name}-custom"
+    if config.scheme == "resnet":
+        return config.name
+    return f"{config.name}-{f'{config.policy.full_probability:g}'.replace('.', '')}"
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks values that no other part would refuse in words.
 
