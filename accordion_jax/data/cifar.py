@@ -3,9 +3,9 @@
 Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 
 TFDS keeps the images as PNG files, and decoding 60,000 of them takes several seconds. It is done
-once: the arrays are kept beside TFDS's record files, in `DATA_DIR/NAME/VERSION`, and so go when that
-folder goes. The cache is only a cache: it is checked when it is read, rebuilt where it is damaged,
-and done without where the folder can't be written.
+once: the arrays are kept beside TFDS's record files, in `DATA_DIR/NAME/VERSION`, and so go when
+that folder goes. The cache is only a cache: it is checked when it is read, rebuilt where it is
+damaged, and done without where the folder can't be written.
 """
 
 import contextlib
@@ -150,9 +150,6 @@ def _decode(name: str, split: str, folder: pathlib.Path) -> tuple[np.ndarray, np
             for i, example in zip(indices, source.__getitems__(list(indices)), strict=True):
                 images[i] = np.asarray(Image.open(io.BytesIO(example["image"])))
                 labels[i] = example["label"]
-            logging.log_every_n_seconds(
-                logging.INFO, "%s %s: decoded %d of %d", 10, name, split, indices.stop, len(images)
-            )
     except NotImplementedError as error:
         raise DatasetUnavailableError(
             f"{name} in {folder} is prepared in a format that only TensorFlow can read; wanted "
@@ -181,7 +178,8 @@ def _read_cache(
         return None
     try:
         n = _num_examples(folder, split)
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where the zip is damaged, np.load leaves a file that it opened open.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             images, labels = file["images"], file["labels"]  # The zip's CRC-32 is checked here.
         _check(images, (n, *_IMAGE_SHAPE), np.uint8)
         _check(labels, (n,), np.int32)

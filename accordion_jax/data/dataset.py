@@ -20,7 +20,7 @@ class DatasetUnavailableError(RuntimeError):
 class Dataset:
     """One split of a labelled image data set, whole and in memory.
 
-    The arrays are marked read-only: they may be shared with a cache.
+    The arrays are marked read-only: a test set that something changes in place is hard to notice.
 
     Attributes:
       name: as given to `load`.

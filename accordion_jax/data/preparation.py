@@ -33,6 +33,7 @@ _SIZE = 32
 _PIXEL_BYTES = 3 * _SIZE * _SIZE
 # Seconds to wait for the server to accept a connection, and then for its first byte.
 _ANSWER_TIMEOUT_S = 10.0
+_LOG_EVERY = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,8 @@ def _download(name: str, archive: Archive, data_dir: pathlib.Path) -> pathlib.Pa
     downloads = data_dir / "downloads"
     manual = downloads / "manual"
     what_to_do = (
-        f"Either (1) load {name} once on a machine with a network and copy its folder "
-        f"{data_dir / name} here; or (2) put the archive itself at {manual / archive.filename}; or "
+        f"Either (1) load {name} once on a machine with a network and copy its folder to "
+        f"{data_dir / name}; or (2) put the archive itself at {manual / archive.filename}; or "
         "(3) set --config.data.dir (or TFDS_DATA_DIR) to a folder where it is prepared."
     )
     url_info = checksums.UrlInfo(
@@ -164,8 +165,8 @@ def _download(name: str, archive: Archive, data_dir: pathlib.Path) -> pathlib.Pa
     # The exceptions of `requests` are OSErrors.
     except (OSError, tfds.download.DownloadError) as error:
         raise DatasetUnavailableError(
-            f"{name} is not prepared in {data_dir}, and downloading {archive.url} failed: "
-            f"{error!r}. {what_to_do}"
+            f"{name} is not prepared in {data_dir}, and downloading {archive.url} failed with "
+            f"{type(error).__name__}: {error}\n{what_to_do}"
         ) from error
 
 
@@ -229,12 +230,9 @@ def _builder(
                     example = dict(zip(archive.label_files, labels, strict=True))
                     yield index, {**example, "image": png, "id": f"{split}_{index:05d}"}
                     index += 1
-                    if not sys.stderr.isatty():
+                    if index % _LOG_EVERY == 0 and not sys.stderr.isatty():
                         rate = index / (time.monotonic() - start)
-                        message = "%s %s: %d examples, %.0f a second"
-                        logging.log_every_n_seconds(
-                            logging.INFO, message, 10, name, split, index, rate
-                        )
+                        logging.info("%s %s: %d examples, %.0f a second", name, split, index, rate)
 
     Builder.name = name
     return Builder(data_dir=str(data_dir), file_format="array_record")
