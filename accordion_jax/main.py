@@ -97,7 +97,8 @@ def main(argv: list[str]) -> None:
         "seed": config.seed,
         "step": step,
         "total_steps": experiment.total_steps,
-        "precision": "float32",
+        "precision": "float32",  # of the parameters: what size_bytes counts
+        "config": training.to_jsonable(config),
         "versions": training.versions(),
     }
     table = evaluation.make_table(ladder, counts, base, blocks, provenance)

@@ -11,6 +11,7 @@ damaged, and done without where the folder can't be written.
 import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import time
@@ -19,10 +20,11 @@ import uuid
 from collections.abc import Iterator
 
 import numpy as np
-from absl import logging
 
 from accordion_jax.data import preparation
 from accordion_jax.data.dataset import Dataset, DatasetUnavailableError
+
+_log = logging.getLogger(__name__)
 
 _IMAGE_SHAPE = (32, 32, 3)
 _DECODE_AT_ONCE = 1000
@@ -161,7 +163,7 @@ def _decode(name: str, split: str, folder: pathlib.Path) -> tuple[np.ndarray, np
             f"{name} in {folder} can't be read: {error!r}. Delete that folder: it is then prepared "
             "again."
         ) from error
-    logging.info("Decoded %s %s in %.0f s", name, split, time.monotonic() - start)
+    _log.info("Decoded %s %s in %.0f s", name, split, time.monotonic() - start)
     return images, labels
 
 
@@ -186,7 +188,7 @@ def _read_cache(
         if n and not 0 <= labels.min() <= labels.max() < NUM_CLASSES[name]:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}")
     except Exception as error:  # A damaged zip can raise nearly anything; all mean: rebuild.
-        logging.warning("The cache %s is damaged and is built again: %r", path, error)
+        _log.warning("The cache %s is damaged and is built again: %r", path, error)
         return None
     return images, labels
 
@@ -207,7 +209,7 @@ def _write_cache(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> 
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        logging.warning("No cache at %s; each start decodes the images again: %r", path, error)
+        _log.warning("No cache at %s; each start decodes the images again: %r", path, error)
 
 
 @contextlib.contextmanager
@@ -229,10 +231,10 @@ def _exclusively(path: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.info("Waiting for another process to prepare the data (%s)", path)
+            _log.info("Waiting for another process to prepare the data (%s)", path)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            logging.warning("Going on without a lock at %s: %r", path, error)
+            _log.warning("Going on without a lock at %s: %r", path, error)
         yield
     finally:
         os.close(descriptor)  # Lets the lock go, as the end of the process does.

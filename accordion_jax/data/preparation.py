@@ -16,6 +16,7 @@ of TFDS's own builder; the result is the data set that `tfds build cifar10` make
 import contextlib
 import dataclasses
 import io
+import logging
 import pathlib
 import sys
 import tarfile
@@ -25,9 +26,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from accordion_jax.data.dataset import DatasetUnavailableError
+
+_log = logging.getLogger(__name__)
 
 _SIZE = 32
 _PIXEL_BYTES = 3 * _SIZE * _SIZE
@@ -87,7 +89,7 @@ def prepare(name: str, archive: Archive, data_dir: pathlib.Path) -> None:
         path = _download(name, archive, data_dir)
         members = _read_archive(name, archive, path)
         builder = _builder(name, archive, members, data_dir)
-        logging.info("Preparing %s in %s", name, builder.data_dir)
+        _log.info("Preparing %s in %s", name, builder.data_dir)
         import tensorflow_datasets as tfds
 
         config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -98,7 +100,7 @@ def prepare(name: str, archive: Archive, data_dir: pathlib.Path) -> None:
                 f"{name} could not be written to {builder.data_dir}: {error!r}. Set --config.data."
                 "dir (or TFDS_DATA_DIR) to a folder that can be written and has 0.5 GB of room."
             ) from error
-    logging.info("Prepared %s in %.0f s", name, time.monotonic() - start)
+    _log.info("Prepared %s in %.0f s", name, time.monotonic() - start)
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def _download(name: str, archive: Archive, data_dir: pathlib.Path) -> pathlib.Pa
             # `stream` leaves the body unread: this costs one round trip.
             with requests.get(resource.url, stream=True, timeout=_ANSWER_TIMEOUT_S) as response:
                 response.raise_for_status()
-            logging.info("Downloading %s (%.0f MB)", resource.url, archive.size_bytes / 1e6)
+            _log.info("Downloading %s (%.0f MB)", resource.url, archive.size_bytes / 1e6)
             return super()._download(resource)
 
     downloads = data_dir / "downloads"
@@ -232,7 +234,7 @@ def _builder(
                     index += 1
                     if index % _LOG_EVERY == 0 and not sys.stderr.isatty():
                         rate = index / (time.monotonic() - start)
-                        logging.info("%s %s: %d examples, %.0f a second", name, split, index, rate)
+                        _log.info("%s %s: %d examples, %.0f a second", name, split, index, rate)
 
     Builder.name = name
     return Builder(data_dir=str(data_dir), file_format="array_record")

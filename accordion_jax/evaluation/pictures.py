@@ -62,7 +62,8 @@ def average_seeds(label: str, tables: Sequence[LookupTable], bits_per_parameter:
         return Curve(label, np.array(mbit), errors[0], low, high, "95 % interval")
     mean, deviation = errors.mean(0), errors.std(0, ddof=1)
     band = f"± 1 s.d. of {len(tables)} seeds"
-    return Curve(label, np.array(mbit), mean, mean - deviation, mean + deviation, band)
+    low, high = np.maximum(mean - deviation, 0), np.minimum(mean + deviation, 1)
+    return Curve(label, np.array(mbit), mean, low, high, band)
 
 
 def draw_error_vs_size(

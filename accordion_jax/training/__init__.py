@@ -1,7 +1,7 @@
 """Training: state, the pure step, its compiled variants, the loop, checkpoints."""
 
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
-from accordion_jax.training.config import run_name
+from accordion_jax.training.config import run_name, to_jsonable
 from accordion_jax.training.experiment import (
     Experiment,
     Run,
@@ -33,6 +33,7 @@ __all__ = [
     "read_metrics",
     "replicate",
     "run_name",
+    "to_jsonable",
     "train",
     "unreplicate",
     "versions",

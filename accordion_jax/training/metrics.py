@@ -112,9 +112,9 @@ class Progress:
         """
         self._what, self._total, self._unit = what, total, unit
         self._scale, self._scaled_unit, self._every_s = scale, scaled_unit, every_s
-        self._first = self._done = done
+        self._done = self._logged_done = done
         self._enabled = enabled
-        self._started = self._logged = time.monotonic()
+        self._logged = time.monotonic()
         self._bar = None
         if enabled and sys.stderr.isatty():
             self._bar = tqdm.tqdm(
@@ -138,9 +138,9 @@ class Progress:
             return
         now = time.monotonic()
         if self._enabled and (now - self._logged >= self._every_s or done == self._total):
-            self._logged = now
-            elapsed = max(now - self._started, 1e-9)
-            rate = (done - self._first) / elapsed
+            # Over the last interval: the first one also holds compilations.
+            rate = (done - self._logged_done) / max(now - self._logged, 1e-9)
+            self._logged, self._logged_done = now, done
             left = (self._total - done) / rate if rate else float("inf")
             fields = [f"{self._what}: {self._unit} {done}/{self._total}"]
             fields += [f"{name} {value}" for name, value in shown.items()]
