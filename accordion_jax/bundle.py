@@ -5,6 +5,7 @@
 writes ``DIR/<model_id>/`` (see `accordion_jax.delivery.bundle`), and prints its id and sizes.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,8 +18,10 @@ from accordion_jax.depth import Ladder, LookupTable
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
-_WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "Which checkpoint of the run.")
 _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that this replaces.")
+
+# Of the table's provenance, what stays with the table; all of it is the bundle's.
+_OF_THE_TABLE = ("name", "scheme", "dataset", "split", "seed", "step", "precision")
 
 # A tensor is of this collection if its name ends so; else of "params".
 COLLECTIONS = {"batch_stats": ["mean", "var"]}
@@ -43,18 +46,27 @@ def bundle_parts(
       base_names: units of the base.
       block_names: units of the blocks, in the order of the forward pass.
       description: family, arguments, input and classes, for the manifest.
-      ladder: all its configurations become configurations of the bundle.
-      table: has a row for each; further rows are left out.
+      ladder: of the run. Its configurations that the table has a row for become the bundle's.
+      table: measured on these weights, the full model among its rows.
 
     Raises:
       ValueError: a unit has no parameters, a collection is not known, the ladder has another number
-        of blocks, or the table lacks a configuration or gives it another size; names it.
+        of blocks, or the table has no row of the full model, or gives a row another size; names it.
     """
     if len(block_names) != sum(ladder.stage_sizes):
         raise ValueError(
             f"the model has {len(block_names)} blocks, the ladder's stage_sizes="
             f"{ladder.stage_sizes} has {sum(ladder.stage_sizes)}; they are not of one run"
         )
+    measured = {row.configuration: row for row in table.rows}
+    if ladder.full.name not in measured:
+        raise ValueError(
+            f"the look-up table has no row of the full model, {ladder.full.name!r}; it has "
+            f"{sorted(measured)}"
+        )
+    ladder = dataclasses.replace(
+        ladder, configurations=tuple(c for c in ladder if c.name in measured)
+    )
     segments: dict[str, dict[str, np.ndarray]] = {"base": {}}
     for name in base_names:
         tensors = _tensors_of_unit(variables, name)
@@ -67,7 +79,7 @@ def bundle_parts(
     for configuration in ladder:
         kept = {"base", *(block_names[block] for block in configuration.blocks)}
         needed = [name for name in segments if name in kept]
-        row = table.row(configuration.name)
+        row = measured[configuration.name]
         size = sum(array.nbytes for name in needed for array in segments[name].values())
         if row.size_bytes != size:
             raise ValueError(
@@ -83,7 +95,10 @@ def bundle_parts(
         "depends_on": {name: [] if name == "base" else ["base"] for name in segments},
         "ladder": configurations,
         "model": {**description, "collections": COLLECTIONS},
-        "table": LookupTable(tuple(rows), table.provenance),
+        "table": LookupTable(
+            tuple(rows), {k: v for k, v in table.provenance.items() if k in _OF_THE_TABLE}
+        ),
+        "provenance": table.provenance,
     }
 
 
@@ -118,11 +133,8 @@ def main(argv: list[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    # Here, not above: `bundle_parts` is of use without JAX.
-    from accordion_jax.training import load_run
-
-    run = load_run(_WORKDIR.value, which=_WHICH.value)
     table = LookupTable.read(_WORKDIR.value)
+    run = _measured_run(_WORKDIR.value, table)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
@@ -131,9 +143,25 @@ def main(argv: list[str]) -> None:
         ladder=run.ladder,
         table=table,
     )
-    provenance = {**table.provenance, "step": int(run.step), "checkpoint": _WHICH.value}
-    bundle = write_bundle(_OUT.value, **parts, provenance=provenance, follows=_FOLLOWS.value)
-    print(summary(bundle))
+    print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+
+
+def _measured_run(workdir: str, table: LookupTable) -> Any:
+    """The checkpoint that the look-up table was measured on."""
+    # Here, not above: `bundle_parts` is of use without JAX.
+    from accordion_jax.training import load_run
+
+    wanted = table.provenance.get("step")
+    steps = []
+    for which in ("latest", "best"):
+        run = load_run(workdir, which)
+        if run.step == wanted:
+            return run
+        steps.append(run.step)
+    raise app.UsageError(
+        f"the look-up table of {workdir} was measured at step {wanted}; its checkpoints are of "
+        f"steps {steps}: run accordion_jax.main on it again, which sweeps and writes a new table"
+    )
 
 
 def summary(bundle: pathlib.Path) -> str:

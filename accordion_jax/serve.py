@@ -2,7 +2,7 @@
 
   python -m accordion_jax.serve --bundles=DIR_OR_URL [--host=ADDRESS] [--port=N]
 
-New bundles are picked up while it runs. SIGTERM or Ctrl-C lets transfers end before it stops.
+New bundles are picked up within a second. SIGTERM or Ctrl-C lets transfers end before it stops.
 """
 
 import logging
@@ -29,8 +29,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    store = BundleStore(_BUNDLES.value)
     try:
+        store = BundleStore(_BUNDLES.value)
         models = store.models()
     except StorageError as error:
         raise app.UsageError(

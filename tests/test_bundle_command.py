@@ -58,9 +58,7 @@ def parts_of(model, variables, ladder, table):
 @pytest.mark.parametrize("scheme", ["coml", "blockcoml"])
 def test_every_configuration_is_rebuilt_from_its_segments(tmp_path, scheme):
     model, variables, ladder, table = make_run((1, 1, 1), scheme)
-    bundle = write_bundle(
-        tmp_path, **parts_of(model, variables, ladder, table), provenance={"run": "test"}
-    )
+    bundle = write_bundle(tmp_path, **parts_of(model, variables, ladder, table))
     manifest = verify_bundle(bundle)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 32, 3)), jnp.float32)
     rebuilt_model = build(manifest.model)
@@ -89,7 +87,7 @@ def test_every_configuration_is_rebuilt_from_its_segments(tmp_path, scheme):
 @pytest.mark.parametrize("stage_sizes", [(3, 3, 3), (18, 18, 18)], ids=["ResNet-20", "ResNet-110"])
 def test_segments_are_at_most_one_percent_larger_than_the_arrays(tmp_path, stage_sizes):
     model, variables, ladder, table = make_run(stage_sizes, "blockcoml")
-    bundle = write_bundle(tmp_path, **parts_of(model, variables, ladder, table), provenance={})
+    bundle = write_bundle(tmp_path, **parts_of(model, variables, ladder, table))
     manifest = verify_bundle(bundle)
     raw = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     assert sum(segment.tensor_bytes for segment in manifest.segments) == raw
@@ -103,12 +101,56 @@ def test_segments_open_in_pytorch(tmp_path):
 
     model, variables, ladder, table = make_run((1, 1, 1), "coml")
     parts = parts_of(model, variables, ladder, table)
-    bundle = write_bundle(tmp_path, **parts, provenance={})
+    bundle = write_bundle(tmp_path, **parts)
     for segment in verify_bundle(bundle).segments:
         tensors = safetensors.torch.load_file(segment_path(bundle, segment.sha256))
         assert tensors.keys() == parts["segments"][segment.name].keys()
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(tensor.numpy(), parts["segments"][segment.name][name])
+
+
+def test_only_configurations_that_were_measured_are_on_the_ladder(tmp_path):
+    model, variables, ladder, table = make_run((1, 1, 1), "coml")
+    few = LookupTable((table.rows[1], table.rows[3]), {"step": 7, "config": {"much": "more"}})
+    manifest = verify_bundle(write_bundle(tmp_path, **parts_of(model, variables, ladder, few)))
+    assert [c.segments for c in manifest.ladder] == [
+        ("base", "stage1_block01"),
+        ("base", "stage1_block01", "stage2_block01", "stage3_block01"),
+    ]
+    assert manifest.provenance == few.provenance
+    assert manifest.table.provenance == {"step": 7}
+
+
+@pytest.mark.slow
+def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
+    run, out = tmp_path / "run", tmp_path / "bundles"
+    trained = run_command(
+        "accordion_jax.main",
+        "--config=configs/quickstart.py",
+        "--config.model.stage_sizes=(1,1,1)",
+        "--config.train.epochs=0.1",
+        "--config.sweep.examples=64",
+        f"--workdir={run}",
+    )
+    assert trained.returncode == 0, trained.stderr
+    older = "0" * 64
+    first = run_command(
+        "accordion_jax.bundle", f"--workdir={run}", f"--out={out}", f"--follows={older}"
+    )
+    assert first.returncode == 0, first.stderr
+    [bundle] = out.iterdir()
+    manifest = verify_bundle(bundle)
+    assert f"model_id  {manifest.model_id}" in first.stdout
+    assert "4 configurations" in first.stdout
+    assert manifest.table.rows == LookupTable.read(run).rows
+    assert manifest.model["input"]["shape"] == [8, 8, 1]
+    assert manifest.follows == older
+    # A table of other weights is refused.
+    table = LookupTable.read(run)
+    LookupTable(table.rows, table.provenance | {"step": 99}).write(run)
+    refused = run_command("accordion_jax.bundle", f"--workdir={run}", f"--out={out}")
+    assert refused.returncode != 0
+    assert "was measured at step 99" in refused.stderr + refused.stdout
 
 
 def test_what_does_not_belong_together_is_refused():
@@ -120,8 +162,8 @@ def test_what_does_not_belong_together_is_refused():
     other = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), other)
     with pytest.raises(ValueError, match="the table is not of these weights"):
         parts_of(model, other, ladder, table)
-    with pytest.raises(KeyError, match="coml-0"):
-        parts_of(model, variables, ladder, LookupTable(table.rows[1:], {}))
+    with pytest.raises(ValueError, match="no row of the full model, 'coml-3'"):
+        parts_of(model, variables, ladder, LookupTable(table.rows[:2], {}))
     odd = {"params": variables["params"] | {"stem": {"mean": np.zeros(3)}}}
     with pytest.raises(ValueError, match="params/stem/mean would be taken for batch_stats"):
         parts_of(model, odd, ladder, table)

@@ -4,11 +4,17 @@ schemathesis makes valid and invalid requests, and checks every answer: no 5xx, 
 statuses, headers and bodies, invalid requests refused, valid ones taken.
 """
 
+import dataclasses
+import http.client
+import json
+import urllib.parse
+
 import hypothesis
 import pytest
 import schemathesis
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
+from live import serving
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from toys import make_parts
@@ -16,6 +22,7 @@ from toys import make_parts
 from accordion_jax.delivery.bundle import read_manifest, write_bundle
 from accordion_jax.delivery.endpoint import make_app
 from accordion_jax.delivery.openapi import openapi_document
+from accordion_jax.delivery.planner import Requirements
 from accordion_jax.delivery.storage import BundleStore
 
 # An operation without parameters has no invalid requests.
@@ -44,6 +51,16 @@ def api(tmp_path_factory):
     bundle = write_bundle(tmp_path_factory.mktemp("bundles"), **make_parts())
     app = make_app(BundleStore(str(bundle.parent)))
     return schemathesis.openapi.from_asgi("/openapi.json", app), read_manifest(bundle)
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory):
+    bundle = write_bundle(tmp_path_factory.mktemp("bundles"), **make_parts())
+    with serving(make_app(BundleStore(str(bundle.parent), refresh_s=60))) as url:
+        address = urllib.parse.urlsplit(url)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        yield connection
+        connection.close()
 
 
 @st.composite
@@ -78,7 +95,10 @@ def test_every_answer_is_as_documented(api, path, method, mode):
 
     @hypothesis.given(aimed(operation, mode, manifest))
     @hypothesis.settings(
-        max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+        max_examples=300 if path.endswith("/plan") else 50,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
     )
     def fuzz(case):
         response = case.call()
@@ -89,3 +109,31 @@ def test_every_answer_is_as_documented(api, path, method, mode):
 
     fuzz()
     assert statuses >= REACHED.get((operation.definition.raw["operationId"], mode), set())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("0" * 64),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+NAMES = [field.name for field in dataclasses.fields(Requirements)]
+
+
+@hypothesis.given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "requirements": st.dictionaries(st.sampled_from([*NAMES, "x"]), VALUES) | VALUES,
+            "held": VALUES,
+        },
+    )
+    | VALUES
+)
+@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_json_gets_a_plan_or_a_reason(connection, body):
+    # As Python writes it, NaN and Infinity included, which are no JSON.
+    connection.request("POST", "/v1/models/latest/plan", body=json.dumps(body))
+    response = connection.getresponse()
+    document = json.loads(response.read())
+    assert response.status in (200, 400, 422)
+    assert ("error" in document) == (response.status != 200)

@@ -1,0 +1,20 @@
+"""Data sets as arrays in memory, and augmentation on the device."""
+
+from accordion_jax.data.augmentation import (
+    apply_augmentation,
+    augment,
+    augment_parameters,
+    normalise,
+)
+from accordion_jax.data.dataset import Dataset, DatasetUnavailableError
+from accordion_jax.data.loading import load
+
+__all__ = [
+    "Dataset",
+    "DatasetUnavailableError",
+    "apply_augmentation",
+    "augment",
+    "augment_parameters",
+    "load",
+    "normalise",
+]

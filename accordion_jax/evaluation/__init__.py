@@ -1,0 +1,15 @@
+"""The sweep of a ladder, its costs, and the pictures."""
+
+from accordion_jax.evaluation.costs import unit_costs
+from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
+from accordion_jax.evaluation.sweep import Counts, Sweep, make_table
+
+__all__ = [
+    "Counts",
+    "Curve",
+    "Sweep",
+    "average_seeds",
+    "draw_error_vs_size",
+    "make_table",
+    "unit_costs",
+]

@@ -1,0 +1,164 @@
+"""The sweep: every configuration of a ladder, measured in one pass over the examples."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from accordion_jax import data
+from accordion_jax.depth import Ladder, LookupTable, SkipMask, UnitCost, make_row
+from accordion_jax.models import ResNet
+
+_AXIS = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a sweep counted, one entry a skip mask.
+
+    Attributes:
+      examples: how many images were seen.
+      errors: [masks] int64, how many of them were wrong (top-1).
+      cross_entropy: [masks] float64, mean in nats.
+    """
+
+    examples: int
+    errors: np.ndarray
+    cross_entropy: np.ndarray
+
+
+class Sweep:
+    """Counts the errors of many skip masks on a data set, on all devices.
+
+    Masks share the blocks that they have in common (`ResNet.truncations`): all prefixes of a
+    network cost one forward pass, and a pooling and a head each. Every example is counted once,
+    those of the last, partial batch too.
+    """
+
+    def __init__(
+        self,
+        model: ResNet,
+        skip_masks: tuple[SkipMask, ...],
+        dataset: data.Dataset,
+        *,
+        batch_size: int = 500,
+        examples: int = 0,
+        compiler_options: dict[str, str | bool] | None = None,
+    ):
+        """Puts the data set on the devices; compiles at the first call.
+
+        Args:
+          model: Linen module.
+          skip_masks: static, one a configuration.
+          dataset: to measure on.
+          batch_size: a device. The program of a device, and so its rounding, does not depend on how
+            many there are.
+          examples: only the first so many; 0 is all.
+          compiler_options: of XLA.
+        """
+        self._examples = min(examples or len(dataset), len(dataset))
+        images, labels = dataset.images[: self._examples], dataset.labels[: self._examples]
+        devices, local = jax.device_count(), jax.local_device_count()
+        batch_size = min(batch_size, -(-self._examples // devices))
+        rounds = -(-self._examples // (batch_size * devices))
+        # Example e goes to batch e // batch_size; each process keeps the batches of its devices.
+        missing = rounds * devices * batch_size - self._examples
+        first = jax.process_index() * local
+
+        def lay_out(x: np.ndarray) -> np.ndarray:
+            padded = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+            batches = padded.reshape(rounds, devices, batch_size, *x.shape[1:])
+            return np.ascontiguousarray(batches[:, first : first + local].swapaxes(0, 1))
+
+        counted = np.ones(self._examples, np.bool_)
+        put = jax.pmap(lambda x: x, axis_name=_AXIS)
+        self._batches = [put(lay_out(x)) for x in (images, labels, counted)]
+        self._rounds = rounds
+        self._count = _counter(model, skip_masks, dataset.mean, dataset.std)
+        self._options = compiler_options
+        self._compiled: Callable | None = None
+
+    def __call__(self, variables: dict[str, Any]) -> Counts:
+        """Returns the counts over all examples and devices, the same on every process.
+
+        Args:
+          variables: as `model.apply` takes them, every array with a leading axis of local devices
+            (`training.replicate`).
+        """
+        devices = self._batches[0].shape[0]
+        rounds = np.arange(self._rounds, dtype=np.int32)
+        steps = [np.full(devices, each, np.int32) for each in rounds]
+        if self._compiled is None:
+            lowered = self._count.lower(variables, *self._batches, steps[0])  # type: ignore[attr-defined]
+            self._compiled = lowered.compile(compiler_options=self._options)
+        results = [self._compiled(variables, *self._batches, step) for step in steps]
+        errors, sums = zip(*(jax.tree.map(_first, result) for result in results), strict=True)
+        return Counts(
+            self._examples,
+            np.asarray(errors, np.int64).sum(0),
+            np.asarray(sums, np.float64).sum(0) / self._examples,
+        )
+
+
+def _counter(
+    model: ResNet,
+    skip_masks: tuple[SkipMask, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Callable:
+    """The mapped count of one batch a device."""
+
+    def count(variables, images, labels, counted, step):
+        x = data.normalise(images[step], mean, std)
+        logits: jax.Array = model.apply(  # type: ignore[assignment]
+            variables, x, skip_masks=skip_masks, method="truncations"
+        )
+        wrong = jnp.argmax(logits, -1) != labels[step]
+        targets = jnp.broadcast_to(labels[step], wrong.shape)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        errors = jnp.sum(wrong & counted[step], axis=1, dtype=jnp.int32)
+        sums = jnp.sum(jnp.where(counted[step], losses, 0.0), axis=1)
+        return jax.lax.psum((errors, sums), _AXIS)
+
+    return jax.pmap(count, axis_name=_AXIS)
+
+
+def _first(x: jax.Array) -> np.ndarray:
+    return np.asarray(x.addressable_shards[0].data)[0]
+
+
+def make_table(
+    ladder: Ladder,
+    counts: Counts,
+    base: UnitCost,
+    blocks: tuple[UnitCost, ...],
+    provenance: dict[str, Any],
+) -> LookupTable:
+    """Returns the look-up table of a sweep over a ladder's configurations.
+
+    Args:
+      ladder: whose skip masks were swept, in its order.
+      counts: of the sweep.
+      base: cost of stem and head.
+      blocks: cost of each block.
+      provenance: JSON-able facts to keep with the table.
+    """
+    rows = tuple(
+        make_row(
+            ladder,
+            configuration,
+            base=base,
+            blocks=blocks,
+            examples=counts.examples,
+            errors=int(errors),
+            cross_entropy=float(cross_entropy),
+        )
+        for configuration, errors, cross_entropy in zip(
+            ladder, counts.errors, counts.cross_entropy, strict=True
+        )
+    )
+    return LookupTable(rows, provenance)

@@ -1,0 +1,187 @@
+"""Checkpoints with Orbax: the latest k and the best one, whole or not at all."""
+
+import logging
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from accordion_jax.training.state import TrainState, Tree
+
+# A checkpoint without metrics is meant: most are not evaluated.
+logging.getLogger("absl").addFilter(lambda record: "Requested `tracked_metric`" not in record.msg)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, missing, or of another network."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in ``<folder>/<step>``.
+
+    Orbax writes a checkpoint under a temporary name and renames it when it is whole, so a process
+    that is killed leaves the one before. A checksum of all arrays guards against damage after that.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2, *, read_only: bool = False):
+        """Opens the folder, making it where it does not exist.
+
+        Args:
+          folder: of this run alone.
+          keep: how many of the latest to keep; the best is kept besides.
+          read_only: never write, and fail where there is no folder.
+
+        Raises:
+          CheckpointError: read-only, and there is no such folder.
+        """
+        self.folder = pathlib.Path(folder).absolute()
+        if read_only and not self.folder.is_dir():
+            raise CheckpointError(f"no checkpoints in {self.folder}: the folder does not exist")
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only,
+            read_only=read_only,
+            best_fn=lambda metrics: metrics["error"],
+            best_mode="min",
+            cleanup_tmp_directories=not read_only,
+            preservation_policy=preservation_policy.AnyPreservationPolicy(
+                [
+                    preservation_policy.LatestN(keep),
+                    preservation_policy.BestN(
+                        get_metric_fn=lambda metrics: -metrics["error"],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+        )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=options,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "checksum": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+        """Starts to write the state of a step; does nothing where the step is there already.
+
+        Args:
+          step: taken so far.
+          state: as NumPy arrays of their own, which nobody changes.
+          metrics: with "error", by which the best checkpoint is chosen; None: not a candidate.
+        """
+        if step in self._manager.all_steps():
+            return
+        arguments = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(state._asdict()),
+            checksum=ocp.args.JsonSave({"crc32": _checksum(state._asdict())}),
+        )
+        self._manager.save(step, args=arguments, metrics=metrics)
+
+    def wait(self) -> None:
+        """Returns when what `save` started is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then ends the manager's threads."""
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step, or None where there is no checkpoint."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step of the least evaluated error, or None where none was evaluated."""
+        errors = {}
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            if metrics and "error" in metrics:
+                errors[step] = metrics["error"]
+        return min(errors, key=lambda step: (errors[step], step), default=None)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """Returns the state of a step, as NumPy arrays.
+
+        Args:
+          step: one that is there.
+          like: a state whose shapes and types it must have (arrays or shapes).
+
+        Raises:
+          CheckpointError: damaged, or a leaf is missing, unknown, or of another shape or type;
+            names the leaf and both shapes, and what to do.
+        """
+        path = self.folder / str(step)
+        try:
+            # Each leaf as it was written: what it should have been is checked below, in words.
+            tree = self._manager.item_metadata(step).state.tree
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeRestore(
+                        restore_args=jax.tree.map(
+                            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+                        ),
+                    ),
+                    checksum=ocp.args.JsonRestore(),
+                ),
+            )
+            wanted = restored["checksum"]["crc32"]
+        except Exception as error:  # Orbax, tensorstore and json each have their own
+            raise CheckpointError(
+                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete that "
+                "folder and run the same command: it goes on from the checkpoint before it"
+            ) from error
+        state = restored["state"]
+        if (found := _checksum(state)) != wanted:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: its arrays have checksum {found}, {wanted} was "
+                "written; delete that folder and run the same command: it goes on from the "
+                "checkpoint before it"
+            )
+        return _as_state(state, like, path)
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    """Path of each leaf, such as ``params/stem/conv/kernel``, in a stable order."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path): x
+        for path, x in paths
+    }
+
+
+def _checksum(tree: Tree) -> int:
+    """CRC-32 over names, types and bytes of all arrays."""
+    crc = 0
+    for name, leaf in sorted(_leaves(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.tobytes(), crc)
+    return crc
+
+
+def _as_state(tree: Tree, like: TrainState, path: pathlib.Path) -> TrainState:
+    """The restored dictionary in the structure of `like`, leaf by leaf."""
+    found, wanted = _leaves(tree), _leaves(like)
+    for name in sorted(wanted.keys() ^ found.keys()):
+        problem = "lacks" if name in wanted else "has the unknown"
+        raise CheckpointError(
+            f"checkpoint {path} {problem} leaf {name!r}: it is of another network or optimizer"
+        )
+    for name, leaf in wanted.items():
+        got = found[name]
+        if got.shape != leaf.shape or got.dtype != leaf.dtype:
+            raise CheckpointError(
+                f"checkpoint {path}: leaf {name!r} is {got.dtype}{list(got.shape)}; this network "
+                f"wants {leaf.dtype}{list(leaf.shape)}"
+            )
+    _, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [np.asarray(found[name]) for name in wanted])

@@ -1,0 +1,95 @@
+"""What training changes, kept one sub-tree a unit (stem, head, each block).
+
+A step takes the units that its configuration keeps and gives them back; the others are not passed
+to it at all, so a skipped block's parameters, momentum and running statistics stay bit for bit as
+they were.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+Tree = Any
+
+
+class TrainState(NamedTuple):
+    """The state of a run between two steps.
+
+    Attributes:
+      step: [] int32, how many steps have been taken.
+      params: unit name -> parameters.
+      batch_stats: unit name -> running statistics; no entry for a unit without.
+      opt_state: unit name -> optimizer state. One a unit, so that an optimizer that counts its
+        updates counts those of the unit.
+    """
+
+    step: jax.Array
+    params: dict[str, Tree]
+    batch_stats: dict[str, Tree]
+    opt_state: dict[str, Tree]
+
+    def keep(self, units: Iterable[str]) -> "TrainState":
+        """Returns the state of only these units."""
+        wanted = set(units)
+
+        def only(tree: dict[str, Tree]) -> dict[str, Tree]:
+            return {unit: value for unit, value in tree.items() if unit in wanted}
+
+        return TrainState(
+            self.step, only(self.params), only(self.batch_stats), only(self.opt_state)
+        )
+
+    def merge(self, updated: "TrainState") -> "TrainState":
+        """Returns this state with the units of `updated` replaced, and its step."""
+        return TrainState(
+            updated.step,
+            self.params | updated.params,
+            self.batch_stats | updated.batch_stats,
+            self.opt_state | updated.opt_state,
+        )
+
+    @property
+    def variables(self) -> dict[str, Tree]:
+        """What the model's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """Returns the state before the first step, every array on the default device.
+
+    A unit's parameters depend on the key and its name alone, not on the other units.
+
+    Args:
+      model: Linen module.
+      optimizer: applied to each unit's parameters on its own.
+      key: of the initial parameters.
+      image_shape: (height, width, colours).
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = jax.jit(model.init)(key, images)
+    params = dict(variables["params"])
+    opt_state = {unit: optimizer.init(tree) for unit, tree in params.items()}
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, dict(variables.get("batch_stats", {})), opt_state
+    )
+
+
+def replicate(tree: Tree) -> Tree:
+    """Returns the tree on every local device, each array with a leading axis of devices."""
+    devices = np.zeros(jax.local_device_count(), np.int8)
+    return jax.pmap(lambda x, _: x, axis_name="batch", in_axes=(None, 0))(tree, devices)
+
+
+def unreplicate(tree: Tree) -> Tree:
+    """Returns the first local device's copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)

@@ -1,0 +1,131 @@
+"""The training step: pure, with a static skip mask, mapped over the devices.
+
+Nothing crosses between host and devices in a step: the data set, the order of the epoch and the
+step's number are on the devices already.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from accordion_jax import data
+from accordion_jax.depth import SkipMask
+from accordion_jax.training.state import TrainState
+
+AXIS = "batch"
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random crop and flip, and the normalisation that follows.
+
+    Attributes:
+      pad: pixels of zero padding around the random crop.
+      flip: whether to flip horizontally at random.
+      mean: a channel, of pixel / 255.
+      std: a channel, of pixel / 255.
+    """
+
+    pad: int
+    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def epoch_order(step: jax.Array, *, seed: int, steps_per_epoch: int, examples: int) -> jax.Array:
+    """Returns the order in which the epoch of a step visits the examples.
+
+    A function of (seed, epoch). The last examples of the order that do not fill a batch are left
+    out of that epoch.
+
+    Args:
+      step: [] int32.
+      seed: of the run.
+      steps_per_epoch: examples // batch_size.
+      examples: in the training split.
+
+    Returns:
+      [examples] int32, a permutation.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), step // steps_per_epoch)
+    return jax.random.permutation(jax.random.fold_in(key, 1), examples).astype(jnp.int32)
+
+
+def train_step(
+    state: TrainState,
+    order: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    model: nn.Module,
+    skip_mask: SkipMask,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    augmentation: Augmentation,
+    seed: int,
+    batch_size: int,
+    devices: int,
+) -> tuple[TrainState, Metrics]:
+    """Returns the state after one step on this device's share of the batch, and its metrics.
+
+    Runs inside a map over `AXIS`. The crop and flip of an example are drawn for the whole batch
+    from (seed, step), so they don't depend on the number of devices; gradients and running
+    statistics are averaged over the devices.
+
+    Args:
+      state: of the units that `skip_mask` keeps, and no others.
+      order: [examples] int32, of this epoch.
+      images: [examples, height, width, colours] uint8, the whole training split.
+      labels: [examples] int32.
+      model: called with `skip_mask`.
+      skip_mask: static; True skips that block.
+      optimizer: turns a unit's gradients into its direction of descent, without learning rate.
+      learning_rate: of a step.
+      augmentation: static.
+      seed: of the run.
+      batch_size: over all devices.
+      devices: that share the batch.
+
+    Returns:
+      The new state, and {"loss": mean cross-entropy in nats, "error": share of wrong top-1} over
+      the whole batch.
+    """
+    local = batch_size // devices
+    first = jax.lax.axis_index(AXIS) * local
+    steps_per_epoch = images.shape[0] // batch_size
+    start = state.step % steps_per_epoch * batch_size + first
+    rows = jax.lax.dynamic_slice(order, (start,), (local,))
+
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), 2)
+    drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
+    offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
+    crops = data.apply_augmentation(images[rows], offsets, flips, augmentation.pad)
+    x = data.normalise(crops, augmentation.mean, augmentation.std)
+    y = labels[rows]
+
+    def loss_of(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updated = model.apply(
+            variables, x, skip_mask=skip_mask, train=True, mutable=["batch_stats"]
+        )
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        error = jnp.mean(jnp.argmax(logits, -1) != y)
+        return loss, (dict(updated["batch_stats"]), error)
+
+    (loss, (batch_stats, error)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        state.params
+    )
+    gradients, batch_stats, metrics = jax.lax.pmean(
+        (gradients, batch_stats, {"loss": loss, "error": error}), AXIS
+    )
+    rate = learning_rate(state.step)
+    params, opt_state = {}, {}
+    for unit, old in state.params.items():
+        direction, opt_state[unit] = optimizer.update(gradients[unit], state.opt_state[unit], old)
+        params[unit] = jax.tree.map(lambda p, d: p - rate * d, old, direction)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

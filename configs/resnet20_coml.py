@@ -1,0 +1,17 @@
+"""ResNet-20 on CIFAR-10 with CoML-05: a first real run for small machines.
+
+python -m accordion_jax.main --config=configs/resnet20_coml.py
+"""
+
+from accordion_jax.training.config import default_config, shorten
+
+
+def get_config():
+    config = default_config()
+    config.name = "resnet20_coml"
+    config.model.stage_sizes = (3, 3, 3)
+    config.data.name = "cifar10"
+    config.train.batch_size = 128
+    config.run.eval_every_epochs = 1.0
+    config.run.eval_examples = 2000
+    return shorten(config, epochs=10)

@@ -1,0 +1,22 @@
+"""ResNet-56 on CIFAR-10, BlockCoML: keeps the first k blocks of every stage.
+
+python -m accordion_jax.main --config=configs/resnet56_blockcoml.py
+
+The full model is drawn with probability 0.5 (BlockCoML-05); for BlockCoML-03 add
+--config.policy.full_probability=0.3. Otherwise k is uniform.
+
+The paper's schedule: 164 epochs, batch 124, one GPU or TPU. 27 blocks with
+0.87 M parameters, 127.8 M multiply-accumulates an image.
+A first look in 30 epochs: --config=configs/resnet56_blockcoml.py:fast
+"""
+
+from accordion_jax.training.config import apply_variant, default_config
+
+
+def get_config(variant=""):
+    config = default_config()
+    config.name = "resnet56_blockcoml"
+    config.scheme = "blockcoml"
+    config.model.stage_sizes = (9, 9, 9)
+    config.data.name = "cifar10"
+    return apply_variant(config, variant)

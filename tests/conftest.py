@@ -1,0 +1,49 @@
+"""Settings of every test: strict JAX, and eight virtual CPU devices."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+# Before JAX is imported: it reads them once.
+_FLAG = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command_environment(devices: int = 1) -> dict[str, str]:
+    """The environment of a command that a user would run, with so many CPU devices."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part
+    )
+    return environment
+
+
+@pytest.fixture
+def run_command():
+    """Runs ``python -m MODULE ARGUMENTS`` and returns the finished process, output as text."""
+
+    def run(module: str, *arguments: object, devices: int = 1, timeout: float = 300):
+        return subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=ROOT,
+            env=command_environment(devices),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
