@@ -56,7 +56,7 @@ def write_resnet(folder, scheme="coml", **kwargs):
         ladder=ladder,
         table=table,
     )
-    return write_bundle(folder, **parts, provenance={"run": "test"}), model, variables
+    return write_bundle(folder, **parts), model, variables
 
 
 def make_images(count, seed=1):
