@@ -157,9 +157,9 @@ class _Predictor:
         self._first = ""
         self._runtime = Runtime(device, batch_sizes=(self._batch_size,), on_swap=self._on_swap)
 
-    def _on_swap(self, configuration) -> None:
+    def _on_swap(self, runtime, configuration) -> None:
         if not self._first:
-            self._runtime.predict(self._images[: self._batch_size])
+            runtime.predict(self._images[: self._batch_size])
             seconds = self._clock.now() - self._start_s
             self._first = f"{seconds:.2f} s after the request, by {configuration.name}"
 

@@ -87,7 +87,7 @@ def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
     with httpx.Client(transport=link) as client:
         device = Device(HttpTransport(url, client=client), SegmentCache(folder))
 
-        def predict(_configuration) -> None:
+        def predict(runtime: Runtime, _configuration: object) -> None:
             runtime.predict(image)
             found.setdefault("first prediction", time.monotonic() - start)
 

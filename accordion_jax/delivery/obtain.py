@@ -22,8 +22,8 @@ def obtain_manifest(
     Args:
       transport: asks for it. An endpoint does not send what is kept already.
       cache: keeps the last manifest of each URL.
-      model_id: of the model, or ``latest``. What has an id never changes: if that is kept, the
-        network is not needed.
+      model_id: of the model, or ``latest``. What has an id (the URL may name it too) never changes:
+        if that is kept, the network is not needed.
       offline: takes the kept one.
       on_problem: is told why the kept one had to do.
 
@@ -31,7 +31,7 @@ def obtain_manifest(
       TransportError: the manifest cannot be had, and none is kept.
       ManifestError: it cannot be read, and none is kept.
     """
-    expected = None if model_id == "latest" else model_id
+    expected = transport.model_id if model_id == "latest" else model_id
     source, kept = transport.url, _kept(transport, cache, expected)
     if kept is not None and (offline or expected is not None):
         return kept

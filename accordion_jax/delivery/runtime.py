@@ -46,7 +46,8 @@ class Runtime:
       device: connected. Its step downs are followed at once.
       batch_sizes: to compile for ahead. Another size is compiled when it is first asked for, and
         ahead from then on.
-      on_swap: is called with the configuration that came into use, in the thread that did it.
+      on_swap: is called with this object and the configuration that came into use, in the thread
+        that did it.
 
     Attributes:
       problems: what went wrong in the background, for a person.
@@ -60,7 +61,7 @@ class Runtime:
         device: Device,
         *,
         batch_sizes: Sequence[int] = (1,),
-        on_swap: Callable[[Configuration], None] | None = None,
+        on_swap: "Callable[[Runtime, Configuration], None] | None" = None,
     ):
         self.device = device
         self.manifest = device.manifest
@@ -132,7 +133,7 @@ class Runtime:
         self._worker.join()
 
     def _notice(self, event: Event) -> None:
-        if event.kind in ("segment", "use"):
+        if event.kind in ("segment", "use") and not self._closing:
             # Here, and not in the background thread: that may be busy compiling.
             self._swap()
             self._wake.set()
@@ -205,7 +206,7 @@ class Runtime:
             self._current = ready[-1], self._variables(ready[-1])
             self._swapping.notify_all()
         if self._on_swap:
-            self._on_swap(ready[-1])
+            self._on_swap(self, ready[-1])
 
     def _variables(self, configuration: Configuration) -> dict[str, Any]:
         """The configuration's variables on the device; each segment is loaded once."""

@@ -101,6 +101,12 @@ class HttpTransport:
         self._plans = False
 
     @property
+    def model_id(self) -> str | None:
+        """The one model that the URL names; None if it leaves that open."""
+        found = re.search(r"/([0-9a-f]{64})(/manifest\.json)?$", self.url)
+        return found[1] if found else None
+
+    @property
     def streams(self) -> bool:
         """Whether the other side is an endpoint, which plans and streams."""
         return self._plans

@@ -3,7 +3,10 @@
 Each test ends with the device at the depth it had or deeper, and the cache sound.
 """
 
+import contextlib
 import errno
+import functools
+import http.server
 import json
 import multiprocessing
 import os
@@ -20,6 +23,7 @@ import httpx
 import pytest
 from endpoints import running_endpoint, start_endpoint, stop
 from servers import Fault, serving
+from webserver import NGINX, nginx
 
 from accordion_jax.delivery.cache import SegmentCache
 from accordion_jax.delivery.device import Device
@@ -418,6 +422,57 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path
             device.close()
     finally:
         stop(endpoint)
+
+
+@contextlib.contextmanager
+def plain_web_server(folder):
+    """Python's own, which knows neither ranges nor plans."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_any_web_server_with_the_folder_will_do(toy_bundle, make_device):
+    with plain_web_server(toy_bundle.parent) as url:
+        for address in (f"{url}/{toy_bundle.name}", f"{url}/{toy_bundle.name}/manifest.json"):
+            device = make_device(address, folder=address[-5:])
+            device.connect()
+            assert not device.transport.streams
+            first = device.fetch(max_error=0.3, max_bytes=3 * SEGMENT)
+            assert (first.configuration, first.transferred_bytes) == ("toy-2", 3 * SEGMENT)
+            assert device.upgrade().transferred_bytes == 3 * SEGMENT
+        by_id = make_device(url, folder="by id")
+        by_id.connect(toy_bundle.name)
+        assert by_id.upgrade().configuration == "toy-5"
+    # The address names the model, so a later device needs no network for its manifest.
+    later = make_device(address, folder=address[-5:])
+    later.connect()
+    assert (in_use(later), later.outcome().problems) == ("toy-5", ())
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_nginx_before_the_endpoint_is_one_endpoint(toy_bundle, tmp_path, make_device):
+    bundles = tmp_path / "bundles"
+    shutil.copytree(toy_bundle, bundles / toy_bundle.name)
+    with (
+        running_endpoint(bundles) as endpoint,
+        nginx(bundles, endpoint.removeprefix("http://"), tmp_path / "nginx") as url,
+    ):
+        device = with_base(make_device, url)
+        assert device.upgrade().transferred_bytes == WHOLE - SEGMENT
+        assert_sound(device)
+        device.close()
 
 
 def test_plans_of_the_real_endpoint_are_those_of_the_device(toy_bundle, tmp_path):

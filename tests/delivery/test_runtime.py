@@ -1,12 +1,15 @@
 import threading
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 from resnets import INPUT, make_images, write_resnet
 from servers import Fault, Served
+from toys import make_parts
 
 from accordion_jax.delivery import runtime as runtime_module
+from accordion_jax.delivery.bundle import read_manifest, segment_path, write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.delivery.runtime import Runtime, top1_error
 from accordion_jax.delivery.variables import load_variables, normalise, quantise_int8
@@ -97,7 +100,7 @@ def test_a_step_down_to_a_compiled_configuration_is_immediate(resnet, make_virtu
     device, throttled = make_virtual(bundle, 10.0)
     manifest = device.connect()
     swaps = []
-    runtime = running(device, on_swap=lambda configuration: swaps.append(configuration.name))
+    runtime = running(device, on_swap=lambda _, configuration: swaps.append(configuration.name))
     device.upgrade()
     assert runtime.wait(WAIT_S, configuration=manifest.ladder[-1].name)
     moved = throttled.body_bytes
@@ -185,6 +188,22 @@ def test_images_of_another_type_or_shape_are_refused():
         normalise(np.zeros((1, 8, 8, 3), np.float32), {"input": INPUT})
     with pytest.raises(ValueError, match=r"wanted uint8 of shape \(batch, 8, 8, 3\)"):
         normalise(np.zeros((1, 9, 8, 3), np.uint8), {"input": INPUT})
+
+
+def test_loading_holds_the_model_and_one_segment(tmp_path):
+    bundle = write_bundle(tmp_path, **make_parts(blocks=7, width=500))
+    manifest = read_manifest(bundle)
+    one = max(segment.size_bytes for segment in manifest.segments)
+    tracemalloc.start()
+    try:
+        loaded = load_variables(manifest, lambda sha: segment_path(bundle, sha).read_bytes())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(loaded["params"]) == 7 + 1
+    # One segment twice: its file, and what the safetensors library copies from it.
+    assert manifest.size_bytes < peak + one
+    assert peak < manifest.size_bytes + 2 * one + 200_000
 
 
 def test_eight_bits_are_within_half_a_step_of_the_kernel_and_leave_the_rest(resnet):
