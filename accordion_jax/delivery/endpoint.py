@@ -36,7 +36,7 @@ from accordion_jax.delivery.openapi import (
     openapi_document,
 )
 from accordion_jax.delivery.planner import Requirements, plan
-from accordion_jax.delivery.storage import BundleStore, StoredModel
+from accordion_jax.delivery.storage import CHUNK_BYTES, BundleStore, StoredModel
 
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _PAGE = pathlib.Path(__file__).with_name("page")
@@ -201,8 +201,6 @@ class _Handlers:
         headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Accept-Ranges": "bytes"}
         if is_unmodified(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
-        # Before the first header goes out: what is announced must be there.
-        await run_in_threadpool(self._store.check_segments, model, digests)
         start, stop, status = 0, length, 200
         # Range is defined for GET alone.
         if request.method == "GET" and range_applies(request.headers.get("if-range"), etag):
@@ -219,8 +217,17 @@ class _Handlers:
                 (start, stop), status = part, 206
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
         headers["Content-Length"] = str(stop - start)
-        if request.method == "HEAD":
-            return Response(status_code=status, headers=headers, media_type=_BYTES)
+        is_small = request.method == "GET" and stop - start <= CHUNK_BYTES
+
+        def prepare() -> bytes:
+            # Before the first header goes out: what is announced must be there. What fits in one
+            # chunk is read in the same step, as each change of threads costs more than it.
+            self._store.check_segments(model, digests)
+            return b"".join(self._store.read(model, digests, start, stop)) if is_small else b""
+
+        body = await run_in_threadpool(prepare)
+        if is_small or request.method == "HEAD":
+            return Response(body, status, headers, media_type=_BYTES)
         chunks = self._store.read(model, digests, start, stop)
         return _SegmentResponse(chunks, status, headers, self.counters)
 

@@ -26,7 +26,7 @@ class Metrics:
         )
         self.in_flight = prometheus_client.Gauge(
             "accordion_segments_in_flight",
-            "Responses with segments that are being sent now.",
+            "Responses of several chunks of segments that are being sent now.",
             registry=self.registry,
         )
 

@@ -20,7 +20,7 @@ from accordion_jax.delivery.manifest import Manifest, is_digest
 
 _log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 512 * 1024
 # What a manifest may have: a ladder of 500 configurations takes about 2 MB.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 

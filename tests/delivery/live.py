@@ -38,3 +38,12 @@ def request(url, path, *, method="GET", headers=None, body=None):
         return response, response.read()
     finally:
         connection.close()
+
+
+def segment_url(manifest, index):
+    return f"/v1/models/{manifest.model_id}/segments/{manifest.segments[index].sha256}"
+
+
+def stream_url(manifest, segments):
+    digests = ",".join(segment.sha256 for segment in segments)
+    return f"/v1/models/{manifest.model_id}/stream?segments={digests}"

@@ -93,6 +93,17 @@ def test_a_transfer_may_end_before_it_stops(tmp_path):
         assert process.wait(timeout=10) in (0, -signal.SIGTERM)
 
 
+def test_endless_request_lines_are_cut_off(tmp_path):
+    with command(f"--bundles={tmp_path}") as (_, url):
+        address = urllib.parse.urlsplit(url)
+        with (
+            socket.create_connection((address.hostname, address.port), timeout=20) as connection,
+            pytest.raises(OSError, match=r"reset|Broken pipe"),
+        ):
+            connection.sendall(b"GET /?" + b"x" * 65536 * 1000)
+        assert request(url, "/healthz")[0].status == 200
+
+
 def test_says_what_is_wrong(tmp_path):
     assert "cannot be listed" in fails(f"--bundles={tmp_path}/nothing")
     assert "cannot be opened" in fails("--bundles=nothing-of-the-kind://x")
