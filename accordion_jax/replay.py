@@ -8,6 +8,7 @@ full model, the same with 8 bits a weight, and separately trained small models, 
 """
 
 import gzip
+import logging
 import pathlib
 from collections.abc import Iterator
 
@@ -115,6 +116,7 @@ def _eight_bits(manifest: Manifest) -> Method:
     if _DATA.value is None:
         name = "8 bits, whole (error assumed: the full model's)"
         return whole(name, size_bytes, manifest.table.full.top1_error)
+    logging.getLogger("jax").setLevel(logging.WARNING)
     # Here, not above: without data no model is run, and JAX is not needed.
     from accordion_jax.delivery.runtime import top1_error
 

@@ -6,6 +6,7 @@ from typing import TextIO
 import tqdm
 
 from accordion_jax.delivery.device import Device
+from accordion_jax.delivery.manifest import Configuration
 from accordion_jax.delivery.transfer import Event
 
 
@@ -21,6 +22,7 @@ class Progress:
         self._device = device
         self._out = out
         self._bar: tqdm.tqdm | None = None
+        self._shown: Configuration | None = None
         self._start_s = device.clock.now()
 
     def __call__(self, event: Event) -> None:
@@ -29,7 +31,8 @@ class Progress:
             tqdm.tqdm.write(f"problem: {event.message}", file=self._out)
         elif self._out.isatty():
             self._draw(event)
-        elif event.kind == "use" and self._device.in_use:
+        elif event.kind == "use" and self._device.in_use != self._shown:
+            self._shown = self._device.in_use
             seconds = self._device.clock.now() - self._start_s
             print(
                 f"{seconds:7.2f} s  {event.received_bytes:>9,} bytes  {self._in_use()}",

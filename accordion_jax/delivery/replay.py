@@ -205,6 +205,7 @@ def draw_picture(
             )
         axes.set_title(name, fontsize=10)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlim(_interesting_from(times_s, curves), times_s[-1])
         axes.set_ylim(0, 100)
         axes.grid(alpha=0.3)
