@@ -36,7 +36,7 @@ def make_device(tmp_path):
     """Makes a device that reads a URL over real sockets, quick to retry."""
     made = []
 
-    def make(url, folder="cache", timeout_s=2.0, attempts=4, limit_bytes=None, **kwargs):
+    def make(url, folder="cache", timeout_s=20.0, attempts=4, limit_bytes=None, **kwargs):
         transport = HttpTransport(
             url, timeout_s=timeout_s, retries=Retries(attempts, first_wait_s=0.01)
         )

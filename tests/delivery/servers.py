@@ -26,6 +26,7 @@ class Fault:
     Attributes:
       cut_at: bytes of the body after which the connection is reset.
       stall_at: bytes after which nothing comes for `stall_s`.
+      end_at: bytes after which the body ends in order, with no Content-Length to tell.
       replace: bytes of the content -> bytes that are sent instead.
       status: answer with this instead.
     """
@@ -33,6 +34,7 @@ class Fault:
     cut_at: int | None = None
     stall_at: int | None = None
     stall_s: float = 0.0
+    end_at: int | None = None
     replace: object = None
     status: int | None = None
 
@@ -104,7 +106,11 @@ def serving(bundle, **kwargs):
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            if fault.end_at is None:
+                self.send_header("Content-Length", str(len(body)))
+            else:
+                body = body[: fault.end_at]
+                self.send_header("Connection", "close")
             self.end_headers()
             try:
                 if fault.cut_at is not None:

@@ -104,6 +104,28 @@ def test_a_later_process_goes_on_at_the_byte(toy_bundle, make_device, cut_at):
         assert_sound(later)
 
 
+def test_many_cuts_are_no_reason_to_give_up_as_long_as_bytes_come(toy_bundle, make_device):
+    with serving(toy_bundle) as (url, served):
+        device = with_base(make_device, url, attempts=2)
+        served.faults = [Fault(cut_at=1000)] * 12
+        outcome = device.upgrade()
+        assert (outcome.configuration, outcome.problems) == ("toy-5", ())
+        served.faults = [Fault(cut_at=0)] * 2
+        later = make_device(url, folder="later", attempts=2)
+        later.connect()
+        assert "gave up after 2 attempts" in later.upgrade().problems[0]
+
+
+def test_an_orderly_end_that_comes_too_early_is_a_cut_too(toy_bundle, make_device):
+    with serving(toy_bundle) as (url, served):
+        device = with_base(make_device, url)
+        served.faults = [Fault(end_at=SEGMENT + 5000)]
+        outcome = device.upgrade()
+        assert outcome.configuration == "toy-5"
+        assert outcome.transferred_bytes == WHOLE - SEGMENT
+        assert served.requests[-1][1] == "bytes=5000-"
+
+
 def test_a_server_without_ranges_is_read_again_from_its_start(toy_bundle, make_device):
     with serving(toy_bundle, ranges=False) as (url, served):
         device = with_base(make_device, url)
@@ -265,10 +287,10 @@ def test_throughput_of_zero_for_a_while(toy_bundle, make_device):
 def test_a_connection_that_hangs_does_not_delay_the_deadline(toy_bundle, make_device):
     with serving(toy_bundle) as (url, served):
         device = with_base(make_device, url, timeout_s=10)
-        served.faults = [Fault(stall_at=SEGMENT + 3000, stall_s=1.0)]
+        served.faults = [Fault(stall_at=SEGMENT + 3000, stall_s=3.0)]
         start = time.monotonic()
-        outcome = device.fetch_by(0.3)
-        assert 0.29 < time.monotonic() - start < 0.45
+        outcome = device.fetch_by(0.8)
+        assert 0.79 < time.monotonic() - start < 1.5
         assert outcome.configuration == "toy-1"
         assert device.upgrade().configuration == "toy-5"
         assert_sound(device)
@@ -399,8 +421,8 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path
             transport = HttpTransport(
                 url,
                 client=client,
-                timeout_s=2,
-                retries=Retries(attempts=100, first_wait_s=0.05, longest_wait_s=0.1),
+                timeout_s=20,
+                retries=Retries(attempts=1000, first_wait_s=0.05, longest_wait_s=0.1),
             )
             device = Device(transport, SegmentCache(tmp_path / "cache"))
             device.connect()
@@ -414,7 +436,7 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path
             assert while_dead in ("toy-0", "toy-1", "toy-2")
             assert worker.is_alive()
             endpoint, _ = start_endpoint(bundles, port=httpx.URL(url).port)
-            worker.join(30)
+            worker.join(60)
             assert not worker.is_alive()
             assert in_use(device) == "toy-5"
             assert device.outcome().problems == ()

@@ -34,8 +34,8 @@ def fetch(tmp_path, served):
 def test_fetch_upgrade_and_step_down(served, fetch):
     _, manifest = served
     sizes = [segment.size_bytes for segment in manifest.segments]
-    first = fetch("--mbps=1", "--deadline_ms=300")
-    # 5 kB and 20 kB in 0.2 s; the third, of 75 kB, would be late.
+    first = fetch("--mbps=0.5", "--deadline_ms=1200")
+    # 5 kB and 20 kB in 0.4 s; the third, of 75 kB, would be late.
     assert "in use       coml-1: 1 of 3 blocks" in first.stdout
     assert f"transferred  {sum(sizes[:2]):,} bytes of segments in 0." in first.stdout
     assert "in use coml-0, depth 0, expected error 0.9" in first.stderr

@@ -51,6 +51,9 @@ def test_a_transfer_takes_the_time_that_the_rates_say():
     np.testing.assert_allclose(link.transfer_time(starts, bytes_of(sizes)), seconds)
     assert link.transfer_time(starts[:, None], sizes[None, :]).shape == (12, 12)
     assert link.mean_bps == 3e6
+    # A round that ends in an outage is over with its last bit.
+    ends_dead = Link(make_trace((1, 8), (2, 0)))
+    assert ends_dead.transfer_time(0, bytes_of(16)) == 4
 
 
 def test_without_looping_nothing_comes_after_the_end():
@@ -195,4 +198,5 @@ def test_real_time_passes_as_the_link_says():
     transport = ThrottledTransport(body(50_000), Link(constant(2.0)), clock=clock)
     start = clock.now()
     get(transport)
-    assert clock.now() - start == pytest.approx(0.2, rel=0.1)
+    # Not sooner; how much later is a matter of what else the machine does.
+    assert 0.199 < clock.now() - start < 2

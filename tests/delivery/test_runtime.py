@@ -8,6 +8,7 @@ from resnets import INPUT, make_images, write_resnet
 from servers import Fault, Served
 from toys import make_parts
 
+from accordion_jax import data
 from accordion_jax.delivery import runtime as runtime_module
 from accordion_jax.delivery.bundle import read_manifest, segment_path, write_bundle
 from accordion_jax.delivery.errors import DeliveryError
@@ -39,8 +40,10 @@ def running():
 
 def trained(model, variables, skip_mask, images):
     """Logits of the trained model under a skip mask."""
+    mean, std = (np.array(INPUT[name], np.float32) for name in ("mean", "std"))
+    inputs = (images.astype(np.float32) / np.float32(255) - mean) / std
     apply = jax.jit(lambda v, x: model.apply(v, x, skip_mask=tuple(skip_mask)))
-    return np.asarray(apply(variables, normalise(images, {"input": INPUT})))
+    return np.asarray(apply(variables, inputs))
 
 
 def test_after_every_prefix_of_the_sending_order_predictions_are_the_trained_models(
@@ -181,6 +184,14 @@ def test_an_unusual_batch_size_is_compiled_when_asked_for(resnet, make_virtual, 
     images = make_images(3)
     expected = trained(model, variables, full.skip_mask, images)
     np.testing.assert_array_equal(runtime.predict(images).logits, expected)
+
+
+def test_images_are_normalised_as_in_training():
+    images = make_images(5)
+    trained_on = data.normalise(images, INPUT["mean"], INPUT["std"])
+    np.testing.assert_allclose(
+        normalise(images, {"input": INPUT}), trained_on, rtol=1e-5, atol=1e-6
+    )
 
 
 def test_images_of_another_type_or_shape_are_refused():
