@@ -264,7 +264,7 @@ class Device:
 
     def forget(self, sha256: str) -> None:
         """A segment turned out to be damaged on the disk: it counts as missing from now on."""
-        self.holding.held -= {sha256}
+        self.holding.remove(sha256)
         self._problem(f"segment {sha256} was damaged on the disk; the next fetch gets it again")
         self._emit("use")
 
@@ -311,7 +311,7 @@ class Device:
                         self._problem(str(error))
                         if self._too_often_damaged():
                             break
-                    except (TransportError, CacheError) as error:
+                    except (TransportError, CacheError, OSError) as error:
                         self._problem(str(error))
                         break
                     transfer.plan = choose()
@@ -321,7 +321,7 @@ class Device:
 
     def _hold(self, sha256: str) -> None:
         before = self.in_use
-        self.holding.held |= {sha256}
+        self.holding.add(sha256)
         self._emit("segment")
         if self.in_use != before:
             self._emit("use")

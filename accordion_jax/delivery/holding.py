@@ -1,6 +1,7 @@
 """What a device holds of a model, and which configuration of it is in use."""
 
 import math
+import threading
 from collections.abc import Sequence
 
 from accordion_jax.delivery.manifest import Configuration, Manifest, Segment
@@ -10,7 +11,7 @@ from accordion_jax.depth import Row
 class Holding:
     """Segments held of one model, and how far the device has stepped down.
 
-    One thread changes it; any thread may read it: each change replaces one immutable value.
+    Any thread may read it and change it: each change replaces one immutable value.
 
     Args:
       manifest: of the model.
@@ -19,8 +20,24 @@ class Holding:
 
     def __init__(self, manifest: Manifest, held: frozenset[str]):
         self.manifest = manifest
-        self.held = held
+        self._held = held
+        self._changing = threading.Lock()
         self._limits: tuple[float, float] = (math.inf, math.inf)  # depth, MACs
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Digests of the segments that are on the disk and checked."""
+        return self._held
+
+    def add(self, sha256: str) -> None:
+        """A segment has arrived and was checked."""
+        with self._changing:
+            self._held |= {sha256}
+
+    def remove(self, sha256: str) -> None:
+        """A segment turned out to be damaged."""
+        with self._changing:
+            self._held -= {sha256}
 
     @property
     def size_bytes(self) -> int:

@@ -29,8 +29,10 @@ class ThroughputMeter:
         self._marks.append((now_s, 0))
 
     def end(self, now_s: float) -> None:
-        """The transfer is over: what was measured holds until the next."""
-        self.begin(now_s)
+        """The transfer is over: what was measured, however briefly, holds until the next."""
+        moment, received = self._marks[0]
+        if now_s > moment and self._marks[-1][1] > received:
+            self._before = 8 * (self._marks[-1][1] - received) / (now_s - moment)
         self._marks.clear()
 
     def add(self, now_s: float, size_bytes: int) -> None:

@@ -314,3 +314,13 @@ def test_the_meter_weighs_by_time_so_an_outage_counts():
     assert meter.bps(100.01) == pytest.approx(2e6, rel=0.05)
     meter.add(100.1, 1250)
     assert meter.bps(100.1) == pytest.approx(1e5)
+    meter.end(100.1)
+    # A short transfer is better than none; one that brought nothing says nothing.
+    meter.begin(200.0)
+    meter.add(200.02, 25000)
+    assert meter.bps(200.02) == pytest.approx(1e5)
+    meter.end(200.02)
+    assert meter.bps(201.0) == pytest.approx(1e7)
+    meter.begin(300.0)
+    meter.end(330.0)
+    assert meter.bps(331.0) == pytest.approx(1e7)

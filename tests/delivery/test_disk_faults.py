@@ -53,17 +53,25 @@ def test_a_disk_that_is_really_full(toy_bundle, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_disk_that_is_full_from_the_first_byte(toy_bundle, make_device, monkeypatch):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.ENOSPC, "no room in"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_a_disk_that_fails_from_the_first_byte(toy_bundle, make_device, monkeypatch, code, message):
     with serving(toy_bundle) as (url, _):
         device = with_base(make_device, url)
 
         def full(self, *args, **kwargs):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(code, os.strerror(code))
 
         with monkeypatch.context() as patch:
             patch.setattr(pathlib.Path, "open", full)
             outcome = device.upgrade()
-        assert "no room in" in outcome.problems[0]
+        assert message in outcome.problems[0]
         assert in_use(device) == "toy-0"
         assert device.upgrade().configuration == "toy-5"
 
