@@ -78,8 +78,7 @@ def train(
     with contextlib.closing(checkpoints), _Stop() as stop:
         step = checkpoints.latest or 0
         if step:
-            like = jax.eval_shape(experiment.init)
-            state = replicate(checkpoints.restore(step, like))
+            state = replicate(checkpoints.restore(step, experiment.shapes))
             _log.info("goes on from step %d of %d", step, experiment.total_steps)
         else:
             state = replicate(experiment.init())
