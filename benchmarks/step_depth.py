@@ -52,7 +52,7 @@ def main(_argv: list[str]) -> None:
             model=model,
             skip_mask=mask,
             optimizer=optimizer,
-            learning_rate=lambda step: 0.1,
+            learning_rate=optax.constant_schedule(0.1),
             augmentation=step_lib.Augmentation(4, True, (0.5,) * 3, (0.25,) * 3),
             seed=0,
             batch_size=_BATCH.value,

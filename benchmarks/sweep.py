@@ -1,4 +1,4 @@
-"""What a sweep costs: all truncations in one pass, against one full-depth evaluation and one by one.
+"""What a sweep costs: all truncations in one pass, against full depth alone and one by one.
 
     PYTHONPATH=. python benchmarks/sweep.py --n=18 --images=1000
 
