@@ -96,7 +96,8 @@ def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
     scale = 1 + _Z95**2 / examples
     centre = (rate + _Z95**2 / (2 * examples)) / scale
     half = _Z95 / scale * math.sqrt(rate * (1 - rate) / examples + (_Z95 / (2 * examples)) ** 2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not part the interval from the rate it is about: at 0 errors it begins at 0.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def make_row(
