@@ -304,4 +304,15 @@ def _row_from_dict(row: Any, source: str) -> Row:
                 f"{source}: row {row['configuration']!r} has {name}={row[name]!r}; "
                 f"wanted {' or '.join(each.__name__ for each in wanted)}"
             )
+        # Python's reader takes NaN and Infinity, which JSON does not have.
+        if isinstance(row[name], float) and not math.isfinite(row[name]):
+            raise ValueError(
+                f"{source}: row {row['configuration']!r} has {name}={row[name]}; wanted a finite "
+                "number"
+            )
+    if any(type(blocks) is not int for blocks in row["stage_blocks"]):
+        raise ValueError(
+            f"{source}: row {row['configuration']!r} has stage_blocks={row['stage_blocks']}; "
+            "wanted list of int"
+        )
     return Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))
