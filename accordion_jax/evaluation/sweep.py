@@ -117,11 +117,12 @@ def _counter(
         logits: jax.Array = model.apply(  # type: ignore[assignment]
             variables, x, skip_masks=skip_masks, method="truncations"
         )
-        wrong = jnp.argmax(logits, -1) != labels[step]
-        targets = jnp.broadcast_to(labels[step], wrong.shape)
+        targets = jnp.broadcast_to(labels[step], logits.shape[:2])
+        valid = jnp.broadcast_to(counted[step], logits.shape[:2])
+        wrong = jnp.argmax(logits, -1) != targets
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        errors = jnp.sum(wrong & counted[step], axis=1, dtype=jnp.int32)
-        sums = jnp.sum(jnp.where(counted[step], losses, 0.0), axis=1)
+        errors = jnp.sum(wrong & valid, axis=1, dtype=jnp.int32)
+        sums = jnp.sum(jnp.where(valid, losses, 0.0), axis=1)
         return jax.lax.psum((errors, sums), _AXIS)
 
     return jax.pmap(count, axis_name=_AXIS)
