@@ -56,7 +56,7 @@ class Sweep:
           skip_masks: static, one a configuration.
           dataset: to measure on.
           batch_size: a device. The program of a device, and so its rounding, does not depend on how
-            many there are.
+            many there are, as long as the examples fill a batch on each; fewer are spread evenly.
           examples: only the first so many; 0 is all.
           compiler_options: of XLA.
         """
