@@ -104,11 +104,11 @@ def main(argv: list[str]) -> None:
         curves = [
             evaluation.average_seeds(label, tables, _BITS.value) for label, tables in groups.items()
         ]
+        axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
+        picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
-    picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     print(
         _table(
             "top-1 error at a share of the bytes",

@@ -79,15 +79,22 @@ def draw_error_vs_size(
 
     Returns:
       The path.
+
+    Raises:
+      ValueError: the path's ending is no format that can be drawn; names it.
     """
     # Imported here: it takes half a second, and only who draws should wait for it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    formats = FigureCanvasAgg(figure).get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise ValueError(
+            f"{path} has no ending of a picture's format; use .png or one of {sorted(formats)}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     axes = figure.add_subplot()
     for number, curve in enumerate(curves):
         colour = f"C{number}"
