@@ -9,7 +9,8 @@ import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -30,6 +31,28 @@ _BITS = flags.DEFINE_integer(
 )
 
 
+# Fields of a config that say how and where a run was carried out and swept, not what was measured.
+# Runs whose depths differ fall into one group on purpose: averaging them says what is wrong, where
+# two curves of one experiment would not.
+_MAY_DIFFER = (
+    "seed",
+    "run",
+    "data.dir",
+    "sweep.batch_size",
+    "sweep.bits_per_parameter",
+    "sweep.depths",
+)
+
+
+def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config without the fields that may differ between the seeds of one experiment."""
+    return {
+        name: _what_was_measured(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if prefix + name not in _MAY_DIFFER
+    }
+
+
 def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
     """Returns the tables by label, those together that differ only in seed.
 
@@ -40,9 +63,10 @@ def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
     labels: dict[str, str] = {}
     for table in tables:
         facts = table.provenance
-        config = {k: v for k, v in facts.get("config", {}).items() if k not in ("seed", "run")}
+        experiment = _what_was_measured(facts.get("config", {}))
         key = json.dumps(
-            [facts.get(name) for name in ("name", "dataset", "split")] + [config], sort_keys=True
+            [facts.get(name) for name in ("name", "dataset", "split")] + [experiment],
+            sort_keys=True,
         )
         label = f"{facts.get('name', 'run')} on {facts.get('dataset', '?')}"
         if key not in labels:
@@ -104,11 +128,11 @@ def main(argv: list[str]) -> None:
         curves = [
             evaluation.average_seeds(label, tables, _BITS.value) for label, tables in groups.items()
         ]
+        axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
+        picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
-    picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     print(
         _table(
             "top-1 error at a share of the bytes",

@@ -33,6 +33,11 @@ class Policy:
                     "every one must be finite and at least 0"
                 )
         total = math.fsum(self.probabilities)
+        if not total:
+            raise ValueError(
+                f"the policy's {len(self.probabilities)} probabilities sum to 0, not to 1; one at "
+                "least must be positive"
+            )
         if abs(total - 1) > 1e-6:
             raise ValueError(
                 f"the policy's {len(self.probabilities)} probabilities sum to {total:.9g}, not to "
