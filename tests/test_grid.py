@@ -18,7 +18,7 @@ TINY = (
     "--config.model.channels=(4,4,4)",
     "--config.policy.full_probability=1.0",  # one variant to compile
     "--config.policy.min_depth=1",
-    "--config.train.steps=300",
+    "--config.train.steps=100",
     # Of one length, so that a record covers the same steps after an interruption.
     "--config.run.log_every_steps=10",
     "--config.run.checkpoint_every_steps=10",
@@ -29,7 +29,8 @@ NAME = "quickstart-1_seed0"
 
 def arguments(folder, *more):
     flags = [f"--runs={folder / 'runs'}", f"--out={folder / 'out'}", *more]
-    return ["--configs=configs/quickstart.py", *flags, "--", *TINY]
+    cache = f"--config.run.compilation_cache={folder.parent / 'cache'}"
+    return ["--configs=configs/quickstart.py", *flags, "--", *TINY, cache]
 
 
 def numbers(folder):
@@ -73,16 +74,16 @@ def test_a_killed_and_resumed_grid_ends_as_an_unbroken_one(tmp_path, run_command
     assert "the time budget is used up" in stopped.stdout
     (row,) = json.loads((broken / "out" / "grid.json").read_text())["runs"]
     assert (row["name"], row["state"]) == (NAME, "partly")
-    assert 0 < row["step"] < 300
+    assert 0 < row["step"] < 100
     resumed = run_command("accordion_jax.grid", *arguments(broken))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
 
     assert numbers(broken) == numbers(unbroken)
     sessions = json.loads((broken / "out" / NAME / "sessions.json").read_text())["sessions"]
     assert len(sessions) == 3
-    assert sessions[-1]["last_step"] == 300
+    assert sessions[-1]["last_step"] == 100
     again = run_command("accordion_jax.grid", *arguments(broken, "--seeds=0"))
-    assert "done (step 300 of 300): before" in again.stdout
+    assert "done (step 100 of 100): before" in again.stdout
 
 
 def test_a_failing_run_stops_no_other_and_gives_exit_code_1(tmp_path, run_command):
