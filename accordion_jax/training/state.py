@@ -75,13 +75,17 @@ def init_state(
       key: of the initial parameters.
       image_shape: (height, width, colours).
     """
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = jax.jit(model.init)(key, images)
-    params = dict(variables["params"])
-    opt_state = {unit: optimizer.init(tree) for unit, tree in params.items()}
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, dict(variables.get("batch_stats", {})), opt_state
-    )
+
+    # One program: made one array at a time, each new shape would be compiled on its own.
+    @jax.jit
+    def init(key: jax.Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+        params = dict(variables["params"])
+        opt_state = {unit: optimizer.init(tree) for unit, tree in params.items()}
+        stats = dict(variables.get("batch_stats", {}))
+        return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
+
+    return init(key)
 
 
 def replicate(tree: Tree) -> Tree:

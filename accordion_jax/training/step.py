@@ -123,7 +123,7 @@ def train_step(
     gradients, batch_stats, metrics = jax.lax.pmean(
         (gradients, batch_stats, {"loss": loss, "error": error}), AXIS
     )
-    rate = learning_rate(state.step)
+    rate = learning_rate(state.step.astype(jnp.float32))
     params, opt_state = {}, {}
     for unit, old in state.params.items():
         direction, opt_state[unit] = optimizer.update(gradients[unit], state.opt_state[unit], old)
