@@ -1,0 +1,400 @@
+"""A cache of segments on disk, addressed by their SHA-256.
+
+::
+
+    FOLDER/segments/<sha256>.safetensors   whole, its digest checked before it got this name
+    FOLDER/segments/<sha256>.part          the first bytes of one; a download goes on from there
+    FOLDER/manifests/<model_id>.json       so that a device starts with no network
+    FOLDER/sources/<digest of a URL>       the model last fetched from there
+    FOLDER/locks/                          one a download, one for evicting, one a process's pins
+
+A segment gets its name by an atomic rename, so another process sees all of it or nothing. Nothing
+is flushed to the platter: a power cut may leave a damaged file, and every file is hashed again
+before it is used, so it is found and fetched again.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+import time
+import uuid
+from collections.abc import Collection, Iterator
+
+import filelock
+
+from accordion_jax.delivery.errors import CacheLimitError, DiskFullError, SegmentError
+
+_CHUNK_BYTES = 1 << 16
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Download:
+    """The part of a segment that has arrived, growing. Made by `SegmentCache.download`.
+
+    Attributes:
+      sha256: of the whole segment.
+      size_bytes: of the whole segment.
+      received_bytes: so far, those of earlier attempts included.
+    """
+
+    def __init__(self, cache: "SegmentCache", sha256: str, size_bytes: int):
+        self.sha256 = sha256
+        self.size_bytes = size_bytes
+        self._cache = cache
+        self._path = cache._part(sha256)
+        self._digest = hashlib.sha256()
+        self.received_bytes = 0
+        if self._path.exists() and self._path.stat().st_size > size_bytes:
+            self._path.unlink()
+        # Unbuffered: after any write, what the file holds is what was received.
+        self._file = self._path.open("ab", buffering=0)
+        with self._path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                self._digest.update(chunk)
+                self.received_bytes += len(chunk)
+
+    @property
+    def missing_bytes(self) -> int:
+        """How many are still to come."""
+        return self.size_bytes - self.received_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Appends bytes.
+
+        Raises:
+          SegmentError: more than are missing; nothing is written.
+          DiskFullError: no room is left, even without what other models left in the cache. What
+            was written before stays, so a later download goes on from there.
+        """
+        if len(chunk) > self.missing_bytes:
+            raise SegmentError(
+                f"segment {self.sha256} got {self.received_bytes + len(chunk)} bytes; the manifest "
+                f"says {self.size_bytes}. The server sends something else: ask for it again"
+            )
+        view = memoryview(chunk)
+        evicted = False
+        while view:
+            try:
+                written = self._file.write(view)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                if not evicted and self._cache._evict(keep=(self.sha256,), wanted_bytes=None):
+                    evicted = True
+                    continue
+                raise DiskFullError(
+                    f"no room in {self._path.parent} for the last {self.missing_bytes} of "
+                    f"{self.size_bytes} bytes of segment {self.sha256} "
+                    f"({os.strerror(error.errno)}); free some, or put the cache elsewhere"
+                ) from error
+            self._digest.update(view[:written])
+            self.received_bytes += written
+            view = view[written:]
+
+    def finish(self) -> None:
+        """Checks size and digest, and makes the segment visible.
+
+        Raises:
+          SegmentError: they differ; what was received is thrown away.
+        """
+        if self.missing_bytes:
+            raise SegmentError(
+                f"segment {self.sha256} has {self.received_bytes} of {self.size_bytes} bytes; "
+                "write the rest before finishing"
+            )
+        found = self._digest.hexdigest()
+        if found != self.sha256:
+            self.discard()
+            raise SegmentError(
+                f"segment {self.sha256} arrived with SHA-256 {found}; its {self.size_bytes} bytes "
+                "were thrown away. The server or something on the way changed them: ask again"
+            )
+        self._file.close()
+        try:
+            self._path.replace(self._cache.path(self.sha256))
+        except FileNotFoundError:
+            raise SegmentError(
+                f"{self._path} was deleted while it grew (by hand, or by another process for whom "
+                "it was not pinned); fetch the segment again"
+            ) from None
+
+    def discard(self) -> None:
+        """Throws away what was received."""
+        self._file.truncate(0)
+        self._digest = hashlib.sha256()
+        self.received_bytes = 0
+
+    def close(self) -> None:
+        """Leaves what was received for a later download."""
+        self._file.close()
+
+
+class SegmentCache:
+    """Segments on disk, shared by any number of processes.
+
+    Args:
+      folder: is made if it is not there.
+      limit_bytes: of segments and parts together; None is no limit. To stay under it the segments
+        used least recently are deleted, never those that a running process has pinned.
+
+    Raises:
+      ValueError: the limit is not positive.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, limit_bytes: int | None = None):
+        if limit_bytes is not None and limit_bytes <= 0:
+            raise ValueError(f"limit_bytes={limit_bytes} must be positive, or None for no limit")
+        self.folder = pathlib.Path(folder)
+        self.limit_bytes = limit_bytes
+        for name in ("segments", "manifests", "sources", "locks"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._pins_path = self.folder / "locks" / f"{uuid.uuid4().hex}.pins"
+        self._pins: frozenset[str] = frozenset()
+        # Held as long as this object lives; the system frees it when the process dies.
+        self._pins_lock = filelock.FileLock(
+            self._pins_path.with_suffix(".pinlock"), thread_local=False
+        )
+
+    def path(self, sha256: str) -> pathlib.Path:
+        """Where a whole segment is, or would be."""
+        return self.folder / "segments" / f"{_checked(sha256)}.safetensors"
+
+    def received_bytes(self, sha256: str) -> int:
+        """Bytes of a segment that are on disk already, whole or in part."""
+        for path in (self.path(sha256), self._part(sha256)):
+            with contextlib.suppress(FileNotFoundError):
+                return path.stat().st_size
+        return 0
+
+    def verify(self, sha256: str) -> bool:
+        """Returns whether the segment is there and sound; a damaged one is deleted."""
+        path = self.path(sha256)
+        try:
+            with path.open("rb") as file:
+                sound = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except FileNotFoundError:
+            return False
+        if sound:
+            _touch(path)
+        else:
+            path.unlink(missing_ok=True)
+        return sound
+
+    def read(self, sha256: str) -> bytes:
+        """Returns the bytes of a segment, checked.
+
+        Raises:
+          SegmentError: it is not there, or damaged (and now deleted): fetch it again.
+        """
+        path = self.path(sha256)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise SegmentError(
+                f"segment {sha256} is not in {self.folder}; fetch it again"
+            ) from None
+        found = hashlib.sha256(content).hexdigest()
+        if found != sha256:
+            path.unlink(missing_ok=True)
+            raise SegmentError(
+                f"{path} has SHA-256 {found}: the file was damaged and is now deleted; fetch the "
+                "segment again"
+            )
+        _touch(path)
+        return content
+
+    @contextlib.contextmanager
+    def claim(self, sha256s: Collection[str]) -> Iterator[tuple[str, ...]]:
+        """Yields those that this process alone may download now: the first ones, as many as are
+        free.
+
+        Two processes that want the same model then load it once: the other sees the segments as
+        they come in.
+
+        Raises:
+          DiskFullError: no room for another file.
+        """
+        with contextlib.ExitStack() as stack:
+            mine = []
+            for sha256 in sha256s:
+                lock = filelock.FileLock(self.folder / "locks" / f"{_checked(sha256)}.lock")
+                try:
+                    with self._full_disk_named():
+                        lock.acquire(blocking=False)
+                except filelock.Timeout:
+                    break
+                stack.callback(lock.release)
+                mine.append(sha256)
+            yield tuple(mine)
+
+    @contextlib.contextmanager
+    def download(self, sha256: str, size_bytes: int) -> Iterator[Download]:
+        """Yields the part of a claimed segment to go on with; what it gets stays when it ends.
+
+        Raises:
+          CacheLimitError: the limit leaves no room for it beside what is pinned.
+          DiskFullError: no room for another file.
+        """
+        self._make_room(sha256, size_bytes)
+        with self._full_disk_named():
+            download = Download(self, sha256, size_bytes)
+        try:
+            yield download
+        finally:
+            download.close()
+
+    def pin(self, sha256s: Collection[str]) -> None:
+        """Keeps these, and no longer those pinned before, from being evicted by any process."""
+        pins = frozenset(_checked(sha256) for sha256 in sha256s)
+        if pins == self._pins:
+            return
+        self._pins = pins
+        with contextlib.suppress(OSError):  # A full disk: this process at least keeps them.
+            if not self._pins_lock.is_locked:
+                self._pins_lock.acquire()
+            with self._evicting():
+                _write_whole(self._pins_path, json.dumps(sorted(pins)))
+
+    def close(self) -> None:
+        """Gives up the pins."""
+        self._pins = frozenset()
+        if self._pins_lock.is_locked:
+            self._pins_path.unlink(missing_ok=True)
+            self._pins_lock.release()
+            self._pins_path.with_suffix(".pinlock").unlink(missing_ok=True)
+
+    def save_manifest(self, source: str, model_id: str, document: bytes) -> None:
+        """Keeps a manifest, and that `source` (a URL) gave it last. A full disk is no error."""
+        with contextlib.suppress(OSError):
+            path = self.folder / "manifests" / f"{_checked(model_id)}.json"
+            _write_whole(path, document)
+            _write_whole(self._source(source), model_id)
+
+    def load_manifest(self, source: str, model_id: str | None = None) -> bytes | None:
+        """Returns the manifest of a model, or of the last one from `source`; None if none is kept.
+
+        It is for the reader to check.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            model_id = model_id or self._source(source).read_text(encoding="utf-8")
+            if _SHA256.fullmatch(model_id):
+                return (self.folder / "manifests" / f"{model_id}.json").read_bytes()
+        return None
+
+    def _part(self, sha256: str) -> pathlib.Path:
+        return self.path(sha256).with_suffix(".part")
+
+    def _source(self, source: str) -> pathlib.Path:
+        return self.folder / "sources" / hashlib.sha256(source.encode()).hexdigest()
+
+    def _evicting(self) -> filelock.BaseFileLock:
+        """The lock of whoever evicts, or changes what may be evicted."""
+        return filelock.FileLock(self.folder / "locks" / "evict.lock")
+
+    @contextlib.contextmanager
+    def _full_disk_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DiskFullError(
+                f"no room in {self.folder} for a new file ({os.strerror(error.errno or 0)}); free "
+                "some, or put the cache elsewhere"
+            ) from error
+
+    def _make_room(self, sha256: str, size_bytes: int) -> None:
+        if self.limit_bytes is None:
+            return
+        self._evict(keep=(sha256,), wanted_bytes=size_bytes)
+        used = self.size_bytes() - self._on_disk(self._part(sha256))
+        if used + size_bytes > self.limit_bytes:
+            raise CacheLimitError(
+                f"the cache's limit of {self.limit_bytes} bytes leaves no room for the "
+                f"{size_bytes} bytes of segment {sha256} beside {used} bytes that running models "
+                f"need; raise the limit to at least {used + size_bytes}"
+            )
+
+    def size_bytes(self) -> int:
+        """Bytes of all segments and parts."""
+        return sum(self._on_disk(path) for path in (self.folder / "segments").iterdir())
+
+    @staticmethod
+    def _on_disk(path: pathlib.Path) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_size
+        return 0
+
+    def _evict(self, *, keep: Collection[str], wanted_bytes: int | None) -> int:
+        """Deletes what was used least recently; returns the bytes freed.
+
+        Args:
+          keep: digests that stay, beside all that are pinned.
+          wanted_bytes: to fit under the limit, parts of `keep` not counted; None deletes all that
+            it may.
+        """
+        limit_bytes = self.limit_bytes if self.limit_bytes is not None else math.inf
+        if wanted_bytes is None:
+            wanted_bytes, limit_bytes = 0, -1
+        with self._evicting():
+            stay = self._pinned_by_anyone() | set(keep)
+            entries = []
+            used = freed = 0
+            for path in (self.folder / "segments").iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    if path.stem not in stay:
+                        entries.append((status.st_mtime_ns, status.st_size, path))
+                    if path.stem not in keep:
+                        used += status.st_size
+            for _, size, path in sorted(entries):
+                if used - freed + wanted_bytes <= limit_bytes:
+                    break
+                path.unlink(missing_ok=True)
+                freed += size
+            return freed
+
+    def _pinned_by_anyone(self) -> set[str]:
+        pinned = set(self._pins)
+        for path in (self.folder / "locks").glob("*.pins"):
+            if path == self._pins_path:
+                continue
+            # Whoever holds the lock of its pins is alive; the pins of the dead are deleted.
+            lock = filelock.FileLock(path.with_suffix(".pinlock"))
+            try:
+                lock.acquire(blocking=False)
+            except filelock.Timeout:
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    pinned.update(json.loads(path.read_text(encoding="utf-8")))
+            else:
+                path.unlink(missing_ok=True)
+                lock.release()
+                path.with_suffix(".pinlock").unlink(missing_ok=True)
+        return pinned
+
+
+def _checked(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is not a SHA-256: wanted 64 hexadecimal digits in lower case")
+    return sha256
+
+
+def _touch(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), time.time_ns()))
+
+
+def _write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

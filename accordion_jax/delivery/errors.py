@@ -1,0 +1,62 @@
+"""The errors of delivery, in one tree.
+
+::
+
+    DeliveryError
+    ├── ManifestError (ValueError)    a manifest cannot be read: malformed, or of another version
+    ├── BundleError (ValueError)      a bundle cannot be written, or a folder is not a sound one
+    ├── StorageError                  bundles cannot be read from where they are kept
+    ├── SegmentError                  bytes are not those that the manifest promised
+    ├── CacheError                    the disk cache cannot take a segment
+    │   ├── CacheLimitError           the size limit is smaller than what the model needs
+    │   └── DiskFullError             the file system has no room left
+    └── TransportError                the other side cannot be reached, or does not answer well
+        ├── ConnectionLostError       cut, refused or timed out; trying again may help
+        └── RefusedError              the server said no; trying again will not help
+
+Every message says what was given, what was wanted, and what to do.
+"""
+
+
+class DeliveryError(Exception):
+    """Anything that goes wrong between a bundle and a device."""
+
+
+class ManifestError(DeliveryError, ValueError):
+    """A manifest cannot be read: it is malformed, or of a version that this one does not know."""
+
+
+class BundleError(DeliveryError, ValueError):
+    """A bundle cannot be written, or a folder does not hold a sound one."""
+
+
+class StorageError(DeliveryError):
+    """Bundles cannot be read from where they are kept: it is gone, or does not answer."""
+
+
+class SegmentError(DeliveryError):
+    """Bytes are not those that the manifest promised: their size or their SHA-256 differs."""
+
+
+class CacheError(DeliveryError):
+    """The disk cache cannot take a segment."""
+
+
+class CacheLimitError(CacheError):
+    """The cache's size limit is smaller than what the model needs."""
+
+
+class DiskFullError(CacheError):
+    """The file system has no room left for a segment."""
+
+
+class TransportError(DeliveryError):
+    """The other side cannot be reached, or does not answer as agreed."""
+
+
+class ConnectionLostError(TransportError):
+    """A connection was refused, cut or timed out, or the server is busy: worth another try."""
+
+
+class RefusedError(TransportError):
+    """The server said no (a status of 4xx other than 408, 425, 429): not worth another try."""

@@ -1,0 +1,272 @@
+"""The planner: what to send to a device, given what it needs and what it has.
+
+Steps 2 and 5 of the paper's protocol as one pure function. The endpoint answers requests with it,
+and a device that holds the manifest plans for itself with the same code.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from accordion_jax.delivery.manifest import Manifest, Segment
+
+
+@dataclasses.dataclass(frozen=True)
+class Requirements:
+    """What a device asks for; None leaves a thing open, and any combination is allowed.
+
+    Attributes:
+      max_bytes: bound on the bytes that are transferred now.
+      deadline_s: bound on the time that the transfer takes; needs throughput_bps.
+      throughput_bps: of the link, in bits a second. 0: nothing gets through.
+      max_error: the top-1 error to reach, 0 to 1: asks for as few bytes as reach it. Without it,
+        the least error within the bounds is asked for.
+      max_macs: bound on the multiply-accumulates for one image that the device can run.
+
+    Raises:
+      ValueError: a value is negative, not finite, or of the wrong type, max_error is above 1, or
+        deadline_s comes without throughput_bps; names the value.
+    """
+
+    max_bytes: int | None = None
+    deadline_s: float | None = None
+    throughput_bps: float | None = None
+    max_error: float | None = None
+    max_macs: int | None = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            whole = field.name in ("max_bytes", "max_macs")
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                raise ValueError(
+                    f"{field.name}={value!r} must be {'an integer' if whole else 'a number'}"
+                )
+            if not whole and not _is_finite(value):
+                raise ValueError(f"{field.name}={value!r} must be finite; leave it out instead")
+            if value < 0:
+                raise ValueError(f"{field.name}={value!r} must not be negative")
+        if self.max_error is not None and self.max_error > 1:
+            raise ValueError(
+                f"max_error={self.max_error!r} must be a share from 0 to 1, not a percentage"
+            )
+        if self.deadline_s is not None and self.throughput_bps is None:
+            raise ValueError(
+                f"deadline_s={self.deadline_s!r} needs throughput_bps: without it no one knows "
+                "what arrives in time"
+            )
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Requirements":
+        """Returns the requirements of a JSON object, whose numbers may be ``1.0`` for 1.
+
+        Raises:
+          ValueError: as the class, or an unknown name; names it and those there are.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(document.keys() - set(names))
+        if unknown:
+            raise ValueError(f"requirement {unknown[0]!r} is not known; known: {', '.join(names)}")
+        return cls(
+            **{
+                name: int(value)
+                if name in ("max_bytes", "max_macs")
+                and isinstance(value, float)
+                and value.is_integer()
+                else value
+                for name, value in document.items()
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns those that are set, as a JSON object."""
+        return {name: v for name, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to send.
+
+    Attributes:
+      configuration: what the device can run when all of `missing` has arrived; None if not even the
+        smallest is within the bounds.
+      missing: the segments to send, in sending order; segments of equal content once.
+      transfer_bytes: their wire bytes.
+      expected_error: top-1 error of the configuration, from the look-up table.
+      expected_seconds: that the transfer takes; None if throughput_bps is not given, or is too low
+        for the time to be finite.
+      unmet: names of the requirements that cannot be met.
+      reasons: one a name in `unmet`: the value, what there is instead, and what would help.
+    """
+
+    configuration: str | None
+    missing: tuple[Segment, ...]
+    transfer_bytes: int
+    expected_error: float | None
+    expected_seconds: float | None
+    unmet: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as a JSON object."""
+        document = dataclasses.asdict(self)
+        return document | {
+            "missing": [
+                {"name": s.name, "sha256": s.sha256, "size_bytes": s.size_bytes}
+                for s in self.missing
+            ]
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    name: str
+    end: int  # how many segments of the sending order it needs
+    transfer_bytes: int
+    error: float
+    macs: int
+
+
+def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] = ()) -> Plan:
+    """Returns what to send so that the requirements are met with what the device already has.
+
+    Of the configurations within the bounds (max_bytes, deadline_s, max_macs), the one of least
+    expected error; with max_error, the one of fewest bytes to transfer that reaches it. Among
+    equals the other of the two decides, then the smaller configuration. The bounds always hold:
+    what cannot be sent within them is not sent. A configuration that is held complete costs no
+    bytes, so that a plan is never worse than what is held and within max_macs.
+
+    Where requirements conflict, `unmet` names them. If max_error is out of reach the plan is the
+    least error within the bounds; if a bound excludes even the smallest configuration, there is
+    nothing to send and `configuration` is None.
+
+    Args:
+      manifest: of the model.
+      requirements: of the device.
+      held: digests of the segments that the device has; others than this model's are ignored.
+    """
+    held = held if isinstance(held, (set, frozenset, dict)) else frozenset(held)
+    candidates = _candidates(manifest, held)
+    unmet: dict[str, str] = {}
+    for name in ("max_macs", "max_bytes", "deadline_s"):
+        bound = getattr(requirements, name)
+        if bound is None:
+            continue
+        within = [c for c in candidates if _cost(name, c, requirements) <= bound]
+        if within:
+            candidates = within
+        else:
+            unmet[name] = _broken_bound(name, bound, candidates, requirements)
+    if unmet:
+        return Plan(
+            configuration=None,
+            missing=(),
+            transfer_bytes=0,
+            expected_error=None,
+            expected_seconds=_seconds(0, requirements),
+            unmet=tuple(unmet),
+            reasons=tuple(unmet.values()),
+        )
+    best = min(candidates, key=lambda c: (c.error, c.transfer_bytes, c.end))
+    max_error = requirements.max_error
+    if max_error is not None and best.error > max_error:
+        unmet["max_error"] = _broken_error(manifest, requirements, max_error, best)
+    elif max_error is not None:
+        reaching = (c for c in candidates if c.error <= max_error)
+        best = min(reaching, key=lambda c: (c.transfer_bytes, c.error, c.end))
+    missing: dict[str, Segment] = {}
+    for segment in manifest.segments[: best.end]:
+        if segment.sha256 not in held:
+            missing.setdefault(segment.sha256, segment)
+    return Plan(
+        configuration=best.name,
+        missing=tuple(missing.values()),
+        transfer_bytes=best.transfer_bytes,
+        expected_error=best.error,
+        expected_seconds=_seconds(best.transfer_bytes, requirements),
+        unmet=tuple(unmet),
+        reasons=tuple(unmet.values()),
+    )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the range of float
+        return False
+
+
+def _candidates(manifest: Manifest, held: Collection[str]) -> list[_Candidate]:
+    """Every configuration with its cost. Each adds to the one before, so one pass is enough."""
+    candidates, transfer_bytes, start = [], 0, 0
+    counted: set[str] = set()
+    for configuration, row in zip(manifest.ladder, manifest.table.rows, strict=True):
+        end = len(configuration.segments)
+        for segment in manifest.segments[start:end]:
+            if segment.sha256 not in held and segment.sha256 not in counted:
+                counted.add(segment.sha256)
+                transfer_bytes += segment.size_bytes
+        candidates.append(
+            _Candidate(configuration.name, end, transfer_bytes, row.top1_error, row.macs)
+        )
+        start = end
+    return candidates
+
+
+def _cost(name: str, candidate: _Candidate, requirements: Requirements) -> float:
+    if name == "max_macs":
+        return candidate.macs
+    if name == "max_bytes":
+        return candidate.transfer_bytes
+    return _transfer_s(candidate.transfer_bytes, requirements.throughput_bps or 0.0)
+
+
+def _transfer_s(transfer_bytes: int, throughput_bps: float) -> float:
+    if transfer_bytes == 0:
+        return 0.0
+    return transfer_bytes * 8 / throughput_bps if throughput_bps else math.inf
+
+
+def _seconds(transfer_bytes: int, requirements: Requirements) -> float | None:
+    if requirements.throughput_bps is None:
+        return None
+    seconds = _transfer_s(transfer_bytes, requirements.throughput_bps)
+    return seconds if math.isfinite(seconds) else None
+
+
+def _broken_bound(
+    name: str, bound: float, candidates: list[_Candidate], requirements: Requirements
+) -> str:
+    least = min(candidates, key=lambda c: _cost(name, c, requirements))
+    cost = _cost(name, least, requirements)
+    needs = {
+        "max_macs": f"{cost} multiply-accumulates an image",
+        "max_bytes": f"{cost} more bytes",
+        "deadline_s": f"{cost:.6g} s for {least.transfer_bytes} bytes at "
+        f"{requirements.throughput_bps or 0:.10g} bit/s",
+    }[name]
+    return f"{name}={bound} is too low for any configuration: {least.name} needs {needs}"
+
+
+def _broken_error(
+    manifest: Manifest, requirements: Requirements, max_error: float, best: _Candidate
+) -> str:
+    reason = f"max_error={max_error} is not reached: "
+    bounds = [
+        name
+        for name in ("max_bytes", "deadline_s", "max_macs")
+        if getattr(requirements, name) is not None
+    ]
+    least = min(manifest.table.rows, key=lambda row: row.top1_error)
+    if least.top1_error > max_error:
+        return (
+            f"{reason}the best configuration of the model, {least.configuration}, has an error of "
+            f"{least.top1_error:.6g}"
+        )
+    return (
+        f"{reason}the best within {' and '.join(bounds)}, {best.name}, has an error of "
+        f"{best.error:.6g}; {least.configuration} would have {least.top1_error:.6g}"
+    )

@@ -1,0 +1,141 @@
+"""Replays recorded links against a bundle: error against time since the request.
+
+  python -m accordion_jax.replay --bundle=DIR/MODEL_ID --traces='traces/*.csv' --out=FOLDER \
+      [--data=TEST.npz] [--small=RUN_OF_A_SMALL_MODEL]
+
+Writes ``replay.png`` and ``replay.csv`` into FOLDER and prints a table. Compared are Accordion, the
+full model, the same with 8 bits a weight, and separately trained small models, each sent whole.
+"""
+
+import gzip
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from absl import app, flags
+
+from accordion_jax.delivery.bundle import segment_path, verify_bundle
+from accordion_jax.delivery.links import find_traces, read_trace
+from accordion_jax.delivery.manifest import Manifest
+from accordion_jax.delivery.replay import (
+    Method,
+    accordion,
+    draw_picture,
+    log_times,
+    replay,
+    summarise,
+    whole,
+    write_csv,
+)
+from accordion_jax.delivery.variables import load_variables, quantise_int8
+from accordion_jax.depth import LookupTable
+
+_BUNDLE = flags.DEFINE_string("bundle", None, "Folder of one bundle.", required=True)
+_TRACES = flags.DEFINE_string(
+    "traces", None, "Folder or quoted pattern of CSV files (time_s,downlink_mbps).", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "Folder to write into.", required=True)
+_SMALL = flags.DEFINE_multi_string(
+    "small",
+    [],
+    "Look-up table (or its run's folder) of a separately trained model, of which the full row "
+    "counts; may be repeated, and be followed by =NAME.",
+)
+_DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "FILE.npz with 'images' (uint8) and 'labels': the error of the 8-bit model is measured on it. "
+    "Without it, it is taken to be the full model's, and the picture says so.",
+)
+_STARTS = flags.DEFINE_integer("starts", 200, "Requests a trace.", 1)
+_HORIZON_S = flags.DEFINE_float("horizon_s", 30.0, "Seconds after the request to look at.", 0.01)
+_ROUND_TRIP_MS = flags.DEFINE_float(
+    "round_trip_ms", 30.0, "From a request until its first byte; traces do not record it.", 0
+)
+_CLASSES = flags.DEFINE_integer(
+    "classes", None, "Of the data, for the error without a model; from the manifest.", 2
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the start times.")
+
+
+def main(argv: list[str]) -> None:
+    """Reads bundle and traces, replays, writes picture and CSV, prints a table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    manifest = verify_bundle(_BUNDLE.value)
+    traces = [read_trace(path) for path in find_traces(_TRACES.value)]
+    classes = _CLASSES.value or _number_of_classes(manifest)
+    # What the endpoint sends: the device needs it before the first segment.
+    overhead_bytes = len(gzip.compress(manifest.to_bytes(), mtime=0))
+    full = manifest.table.full
+    methods = [
+        accordion(manifest, overhead_bytes),
+        whole("full model", manifest.size_bytes, full.top1_error),
+        _eight_bits(manifest),
+        *_small_models(),
+    ]
+    times_s = log_times(_HORIZON_S.value)
+    curves = replay(
+        methods,
+        traces,
+        times_s,
+        chance_error=1 - 1 / classes,
+        starts=_STARTS.value,
+        seed=_SEED.value,
+        round_trip_s=_ROUND_TRIP_MS.value / 1e3,
+    )
+    out = pathlib.Path(_OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    requests = (
+        f"{len(traces)} recorded links, {_STARTS.value} requests each, "
+        f"round trip {_ROUND_TRIP_MS.value:g} ms"
+    )
+    name = f"{manifest.size_bytes / 1e6:.2f} MB, {len(manifest.ladder)} configurations"
+    draw_picture(out / "replay.png", times_s, curves, title=f"{name}; {requests}")
+    write_csv(out / "replay.csv", times_s, curves)
+    marks_s = [mark for mark in (0.05, 0.1, 0.3, 1.0, 3.0) if mark <= _HORIZON_S.value]
+    print(f"{requests}, seed {_SEED.value}; model {manifest.model_id[:16]}")
+    print(summarise(times_s, curves, marks_s))
+    print(f"wrote {out / 'replay.png'} and {out / 'replay.csv'}")
+
+
+def _number_of_classes(manifest: Manifest) -> int:
+    classes = manifest.model.get("classes")
+    found = len(classes) if classes else manifest.model["arguments"].get("num_classes")
+    if not found:
+        raise app.UsageError("the manifest does not say how many classes there are; give --classes")
+    return found
+
+
+def _eight_bits(manifest: Manifest) -> Method:
+    variables = load_variables(
+        manifest, lambda sha256: segment_path(_BUNDLE.value, sha256).read_bytes()
+    )
+    quantised, size_bytes = quantise_int8(variables)
+    if _DATA.value is None:
+        name = "8 bits, whole (error assumed: the full model's)"
+        return whole(name, size_bytes, manifest.table.full.top1_error)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    # Here, not above: without data no model is run, and JAX is not needed.
+    from accordion_jax.delivery.runtime import top1_error
+
+    data = np.load(_DATA.value, allow_pickle=False)
+    error = top1_error(manifest, quantised, data["images"], data["labels"])
+    plain = top1_error(manifest, variables, data["images"], data["labels"])
+    print(
+        f"8 bits: error {error:.4f} measured on {len(data['labels'])} images, on which the full "
+        f"model's is {plain:.4f} (look-up table: {manifest.table.full.top1_error:.4f})"
+    )
+    return whole("8 bits, whole", size_bytes, error)
+
+
+def _small_models() -> Iterator[Method]:
+    for text in _SMALL.value:
+        path, _, name = text.partition("=")
+        row = LookupTable.read(path).full
+        yield whole(name or f"{pathlib.Path(path).stem}, alone", row.size_bytes, row.top1_error)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,97 @@
+"""Small models for the tests of delivery: cut into segments, with a table, and no network."""
+
+import numpy as np
+
+from accordion_jax.delivery.manifest import Configuration, Manifest, Segment, digest
+from accordion_jax.depth import LookupTable, Row
+
+MODEL = {
+    "family": "toy",
+    "arguments": {"width": 4},
+    "collections": {"batch_stats": ["mean", "var"]},
+}
+
+
+def make_table(names, sizes, errors, macs=None):
+    """A look-up table of these sizes (bytes) and top-1 errors."""
+    macs = macs or [1000 * (i + 1) for i in range(len(names))]
+    return LookupTable(
+        tuple(
+            Row(
+                configuration=name,
+                depth=i,
+                stage_blocks=(i,),
+                parameters=size // 4,
+                size_bytes=size,
+                mbit=size * 8 / 1e6,
+                share_of_bytes=size / sizes[-1],
+                share_of_blocks=i / max(len(names) - 1, 1),
+                macs=macs[i],
+                examples=1000,
+                errors=round(1000 * errors[i]),
+                top1_error=errors[i],
+                error_low=max(0.0, errors[i] - 0.01),
+                error_high=min(1.0, errors[i] + 0.01),
+                cross_entropy=1.0,
+            )
+            for i, (name, size) in enumerate(zip(names, sizes, strict=True))
+        ),
+        {"scheme": "toy"},
+    )
+
+
+def make_manifest(sizes, errors, macs=None, ends=None, **changes):
+    """A manifest of segments of `sizes` wire bytes.
+
+    Configuration i needs the first ``ends[i]`` of them (i + 1, if not given).
+    """
+    ends = ends or list(range(1, len(sizes) + 1))
+    names = ["base", *(f"block{i:02d}" for i in range(1, len(sizes)))]
+    segments = [
+        Segment(name, digest(name.encode()), size, size, () if name == "base" else ("base",))
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    ladder = [
+        Configuration(
+            f"toy-{end - 1}", tuple(names[:end]), tuple(i >= end for i in range(1, len(sizes)))
+        )
+        for end in ends
+    ]
+    table = make_table([c.name for c in ladder], [sum(sizes[:end]) for end in ends], errors, macs)
+    parts = {"segments": segments, "ladder": ladder, "model": MODEL, "table": table}
+    return Manifest.create(**(parts | {"provenance": {"run": "toy"}} | changes))
+
+
+def make_parts(blocks=3, width=8, seed=0):
+    """Arguments of `write_bundle` for a toy model of a base and `blocks` blocks."""
+    rng = np.random.default_rng(seed)
+    names = ["base", *(f"block{i:02d}" for i in range(1, blocks + 1))]
+    segments = {
+        name: {
+            "conv/kernel": rng.normal(size=(width, width)).astype(np.float32),
+            "norm/mean": rng.normal(size=width).astype(np.float32),
+        }
+        for name in names
+    }
+    bytes_each = 4 * (width * width + width)
+    ladder = [
+        {
+            "name": f"toy-{depth}",
+            "segments": names[: depth + 1],
+            "skip_mask": [block >= depth for block in range(blocks)],
+        }
+        for depth in range(blocks + 1)
+    ]
+    table = make_table(
+        [c["name"] for c in ladder],
+        [bytes_each * (i + 1) for i in range(blocks + 1)],
+        [0.8 * 0.5**i for i in range(blocks + 1)],
+    )
+    return {
+        "segments": segments,
+        "depends_on": {name: [] if name == "base" else ["base"] for name in names},
+        "ladder": ladder,
+        "model": MODEL,
+        "table": table,
+        "provenance": {"run": "toy"},
+    }
