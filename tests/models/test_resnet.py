@@ -147,7 +147,7 @@ def test_a_full_mask_is_the_plain_network():
     np.testing.assert_array_equal(alone(None), alone(FULL))
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(masks)
 def test_a_mask_leaves_its_blocks_out_of_the_plain_network(mask):
     np.testing.assert_allclose(
@@ -170,7 +170,7 @@ def spoilt(mask):
     }
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(masks, st.booleans())
 def test_a_skipped_block_does_not_matter(mask, train):
     mutable = ["batch_stats"] if train else False
@@ -183,7 +183,7 @@ def test_a_skipped_block_does_not_matter(mask, train):
     np.testing.assert_array_equal(*logits)
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(masks)
 def test_a_skipped_block_need_not_be_there(mask):
     kept = {name for name, skip in zip(MODEL.block_names, mask, strict=True) if not skip} | set(
@@ -196,7 +196,7 @@ def test_a_skipped_block_need_not_be_there(mask):
     np.testing.assert_array_equal(alone(mask, variables), alone(mask))
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 @given(masks)
 def test_a_skipped_block_keeps_its_running_statistics(mask):
     _, updated = alone(mask, train=True, mutable=["batch_stats"])
@@ -209,7 +209,7 @@ def test_a_skipped_block_keeps_its_running_statistics(mask):
             assert all(jax.tree.leaves(changed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(masks, st.booleans())
 def test_a_skipped_block_costs_nothing(mask, train):
     kept = mask.count(False)
@@ -261,7 +261,7 @@ def test_one_pass_equals_each_configuration_alone(scheme, sizes):
     assert len({each.tobytes() for each in np.asarray(logits)}) == len(skip_masks)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(masks, min_size=1, max_size=6))
 def test_one_pass_of_any_masks_equals_each_alone(skip_masks):
     # Not compiled as a whole, each operation is the same program in both: equal bit for bit.
