@@ -86,8 +86,8 @@ def write_resnet110(folder: pathlib.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def endpoint(bundles: pathlib.Path) -> Iterator[tuple[str, int]]:
-    """Runs ``python -m accordion_jax.serve`` on one core; gives its address."""
+def endpoint(bundles: pathlib.Path) -> Iterator[tuple[tuple[str, int], int]]:
+    """Runs ``python -m accordion_jax.serve`` on one core; gives its address and process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "accordion_jax.serve", f"--bundles={bundles}", "--port=0"],
         env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1])},
@@ -101,7 +101,7 @@ def endpoint(bundles: pathlib.Path) -> Iterator[tuple[str, int]]:
         found = re.search(r"http://(.+):(\d+)/$", line.strip())
         if not found:
             raise RuntimeError(f"the endpoint did not start: {line!r}")
-        yield found.group(1), int(found.group(2))
+        yield (found.group(1), int(found.group(2))), process.pid
     finally:
         process.terminate()
         process.communicate()
@@ -111,6 +111,16 @@ def pin(process: int, core: int) -> None:
     """Keeps a process (0: this one) on one core, where the system can do that."""
     if len(CORES) > 1:
         os.sched_setaffinity(process, {CORES[core]})
+
+
+def cpu_seconds(process: int) -> float:
+    """Processor time that a process has used: unlike time on the wall, true on a busy machine."""
+    try:
+        text = pathlib.Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return float("nan")
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Connection:
@@ -162,7 +172,8 @@ def print_machine() -> None:
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
-    print(f"{cpu}, {len(CORES)} cores; {platform.platform()}")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{cpu}, {len(CORES)} cores, load before {load}; {platform.platform()}")
     print(f"Python {platform.python_version()}, {', '.join(versions)}")
     if len(CORES) < 2:
         print("only one core: server and client share it, and the figures are too low")

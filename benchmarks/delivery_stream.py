@@ -15,17 +15,25 @@ import sys
 import tempfile
 import time
 
-from delivery_setting import Connection, endpoint, get, pin, print_machine, write_resnet110
+from delivery_setting import (
+    Connection,
+    cpu_seconds,
+    endpoint,
+    get,
+    pin,
+    print_machine,
+    write_resnet110,
+)
 
 from accordion_jax.delivery.bundle import read_manifest, segment_path
 
-RUNS = 15
+RUNS = 41
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 
 
 @contextlib.contextmanager
 def nginx(root, folder):
-    """Runs nginx with one worker on the files below `root`; gives its address."""
+    """Runs nginx with one worker on the files below `root`; gives its address and process id."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = probe.getsockname()
     temporary = " ".join(
@@ -46,25 +54,29 @@ def nginx(root, folder):
             with contextlib.suppress(OSError), socket.create_connection(address):
                 break
             time.sleep(0.01)
-        yield address
+        yield address, process.pid
     finally:
         process.terminate()
         process.wait()
 
 
-def throughput(address, requests, size):
-    """Median bytes a second of RUNS rounds of these requests, and the spread."""
+def throughput(server, requests, size):
+    """Median bytes a second of RUNS rounds of these requests, quartiles, CPU seconds a gigabyte."""
+    address, process = server
     connection = Connection(address)
     rates = []
-    for _ in range(RUNS + 3):
+    for index in range(RUNS + 3):
+        if index == 3:  # the first warm the caches
+            cpu = cpu_seconds(process)
         started = time.perf_counter()
         received = sum(connection.exchange(request) for request in requests)
         rates.append(received / (time.perf_counter() - started))
         if received != size:
             raise RuntimeError(f"received {received} bytes, wanted {size}")
     connection.close()
-    rates = sorted(rates[3:])  # the first warm the caches
-    return statistics.median(rates), rates[len(rates) // 4], rates[3 * len(rates) // 4]
+    cpu_s = (cpu_seconds(process) - cpu) / (RUNS * size / 1e9)
+    rates = sorted(rates[3:])
+    return statistics.median(rates), rates[len(rates) // 4], rates[3 * len(rates) // 4], cpu_s
 
 
 def main():
@@ -88,7 +100,9 @@ def main():
         run.mkdir()
         with endpoint(bundle.parent) as a, nginx(bundle.parent, run) as b:
             pin(0, 1)
-            print(f"{len(digests)} segments, {size} bytes; medians of {RUNS} (and quartiles), MB/s")
+            print(
+                f"{len(digests)} segments, {size} bytes; medians of {RUNS} (quartiles; CPU), MB/s"
+            )
             for name, mine, theirs, bytes_ in (
                 (
                     "whole model, one response",
@@ -105,11 +119,11 @@ def main():
             ):
                 results = [throughput(a, mine, bytes_), throughput(b, theirs, bytes_)]
                 text = [
-                    f"{m / 1e6:6.0f} ({low / 1e6:.0f} to {high / 1e6:.0f})"
-                    for m, low, high in results
+                    f"{m / 1e6:5.0f} ({low / 1e6:.0f} to {high / 1e6:.0f}; {cpu:.1f} s/GB)"
+                    for m, low, high, cpu in results
                 ]
                 print(
-                    f"{name:28s} endpoint {text[0]:24s} nginx {text[1]:24s} "
+                    f"{name:28s} endpoint {text[0]:32s} nginx {text[1]:32s} "
                     f"ratio {results[0][0] / results[1][0]:.2f}"
                 )
 

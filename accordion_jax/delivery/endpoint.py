@@ -7,6 +7,7 @@ can take over the sending.
 
 import contextlib
 import json
+import logging
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,8 @@ from accordion_jax.delivery.openapi import (
 )
 from accordion_jax.delivery.planner import Requirements, plan
 from accordion_jax.delivery.storage import CHUNK_BYTES, BundleStore, StoredModel
+
+_log = logging.getLogger(__name__)
 
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _PAGE = pathlib.Path(__file__).with_name("page")
@@ -337,8 +340,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _json({"error": text}, error.status_code, error.headers)
 
 
-async def _storage_error(_request: Request, error: Exception) -> Response:
-    return _json({"error": str(error)}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
+async def _storage_error(request: Request, error: Exception) -> Response:
+    _log.warning("%s %s: %s", request.method, request.url.path, error)
+    # Where the bundles are is no business of a device's.
+    is_public = isinstance(error, SegmentError)
+    text = str(error) if is_public else "the bundles cannot be read now; the server's log says why"
+    return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:

@@ -133,18 +133,18 @@ class BundleStore:
                 continue
             segment = model.manifest.by_sha256[sha256]
             path = self._segment_path(*key)
+            # Devices read these messages: they name the bundle, not the server's folders.
+            what = f"segment {segment.name!r} of bundle {key[0]}"
             try:
                 found = self._fs.info(path)["size"]
             except FileNotFoundError as error:
-                raise SegmentError(
-                    f"segment {segment.name!r} is missing at {path}; copy the bundle there again"
-                ) from error
+                raise SegmentError(f"{what} is missing; copy the bundle there again") from error
             except Exception as error:  # fsspec's file systems have no common error
                 raise StorageError(f"{path} cannot be read: {error}") from error
             if found != segment.size_bytes:
                 raise SegmentError(
-                    f"segment {segment.name!r} at {path} has {found} bytes, its manifest says "
-                    f"{segment.size_bytes}; copy the bundle there again"
+                    f"{what} has {found} bytes, its manifest says {segment.size_bytes}; copy the "
+                    "bundle there again"
                 )
             if not self._is_local:
                 self._checked.add(key)
@@ -219,19 +219,20 @@ class BundleStore:
             self._refreshed_at = time.monotonic()
 
     def _load(self, name: str) -> StoredModel:
-        path = f"{self._root}/{name}/manifest.json"
+        source = f"{name}/manifest.json"
+        path = f"{self._root}/{source}"
         try:
             size = self._fs.info(path)["size"]
             if size is not None and size > MAX_MANIFEST_BYTES:
                 raise ManifestError(
-                    f"{path} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read"
+                    f"{source} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read"
                 )
             data = self._fs.cat_file(path)
         except ManifestError:
             raise
         except Exception as error:  # fsspec's file systems have no common error
-            raise StorageError(f"{path} cannot be read: {error}") from error
-        manifest = Manifest.from_bytes(data, source=path, expected_id=name)
+            raise StorageError(f"{source} cannot be read: {type(error).__name__}") from error
+        manifest = Manifest.from_bytes(data, source=source, expected_id=name)
         try:
             created = self._fs.modified(path)
         except Exception:  # not every file system tells, and it only orders the list

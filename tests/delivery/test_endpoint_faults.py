@@ -35,7 +35,10 @@ def test_a_truncated_or_missing_segment_is_never_announced(damageable):
                 response, _ = request(url, asked, method=method)
                 assert response.status == 503
                 assert response.headers["Cache-Control"] == "no-store"
-            assert "copy the bundle there again" in json.loads(request(url, asked)[1])["error"]
+            error = json.loads(request(url, asked)[1])["error"]
+            assert "'block01'" in error
+            assert "copy the bundle there again" in error
+            assert str(bundle.parent) not in error
         # Other segments are served as before.
         assert request(url, segment_url(manifest, 0))[0].status == 200
     path.write_bytes(data)
@@ -48,7 +51,7 @@ def test_the_folder_may_vanish_and_come_back(damageable):
     for path in ("/healthz", "/v1/models", "/v1/models/latest", segment_url(manifest, 0)):
         response, data = request(url, path)
         assert response.status == 503
-        assert "cannot be listed" in json.loads(data)["error"]
+        assert "the bundles cannot be read now" in json.loads(data)["error"]
         assert response.headers["Retry-After"]
     assert request(url, "/metrics")[0].status == 200
     away.rename(bundle.parent)
@@ -67,6 +70,7 @@ def test_health_names_what_is_skipped(damageable):
         health = json.loads(request(second, "/healthz")[1])
     assert health["models"] == 1
     assert "format_version=2" in health["skipped"][other.name]
+    assert str(bundle.parent) not in health["skipped"][other.name]
 
 
 def test_segments_in_flight_are_seen_and_a_device_that_leaves_lets_go(tmp_path):

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accordion_jax.delivery.http_range import (
@@ -48,6 +48,7 @@ def test_what_begins_after_the_end(header):
         parse_range(header, 10)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 60), st.integers(0, 60))
 def test_agrees_with_slicing(length, first, more):
     whole = bytes(range(length))
@@ -61,6 +62,7 @@ def test_agrees_with_slicing(length, first, more):
         assert whole[start:stop] == whole[-more:]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30), st.integers(0, 10))
 def test_no_header_breaks_it(text, length):
     for header in (text, f"bytes={text}"):

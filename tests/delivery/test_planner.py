@@ -77,6 +77,7 @@ def test_the_papers_example():
     assert not result.unmet
 
 
+@settings(deadline=None)
 @given(problems())
 def test_is_the_best_by_brute_force(problem):
     manifest, req, held = problem
@@ -100,6 +101,7 @@ def test_is_the_best_by_brute_force(problem):
             assert (result.transfer_bytes, result.expected_error) == wanted
 
 
+@settings(deadline=None)
 @given(problems())
 def test_sends_exactly_what_is_missing(problem):
     manifest, req, held = problem
@@ -117,6 +119,7 @@ def test_sends_exactly_what_is_missing(problem):
         assert {s.name for s in result.missing} <= needed
 
 
+@settings(deadline=None)
 @given(problems())
 def test_bounds_always_hold(problem):
     manifest, req, held = problem
@@ -131,6 +134,7 @@ def test_bounds_always_hold(problem):
         assert result.expected_error <= req.max_error
 
 
+@settings(deadline=None)
 @given(problems(), st.floats(0, 10))
 def test_more_time_never_makes_it_worse(problem, more):
     manifest, req, held = problem
@@ -147,6 +151,7 @@ def test_more_time_never_makes_it_worse(problem, more):
         assert second.transfer_bytes <= first.transfer_bytes or req.max_error is None
 
 
+@settings(deadline=None)
 @given(problems())
 def test_never_worse_than_what_is_held(problem):
     manifest, req, held = problem
@@ -159,8 +164,8 @@ def test_never_worse_than_what_is_held(problem):
             assert result.missing == ()
 
 
+@settings(deadline=None)
 @given(manifests(), st.integers(1, 7))
-@settings(max_examples=30)
 def test_after_a_plan_is_carried_out_nothing_is_missing(manifest, budget):
     req = Requirements(max_error=0.2)
     held = {s.sha256 for s in plan(manifest, req).missing}
