@@ -5,12 +5,10 @@
 Runs that differ only in seed become one curve, their mean and standard deviation.
 """
 
-import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
@@ -29,56 +27,6 @@ _ERRORS = flags.DEFINE_list(
 _BITS = flags.DEFINE_integer(
     "bits_per_parameter", 0, "Of the picture's axis; 0 is the true bytes. The paper counts 64."
 )
-
-
-# Fields of a config that say how and where a run was carried out and swept, not what was measured.
-# Runs whose depths differ fall into one group on purpose: averaging them says what is wrong, where
-# two curves of one experiment would not.
-_MAY_DIFFER = (
-    "seed",
-    "run",
-    "data.dir",
-    "sweep.batch_size",
-    "sweep.bits_per_parameter",
-    "sweep.depths",
-)
-
-
-def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config without the fields that may differ between the seeds of one experiment."""
-    return {
-        name: _what_was_measured(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
-        for name, value in config.items()
-        if prefix + name not in _MAY_DIFFER
-    }
-
-
-def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
-    """Returns the tables by label, those together that differ only in seed.
-
-    Raises:
-      ValueError: two tables are of the same experiment and seed; names both.
-    """
-    groups: dict[str, list[LookupTable]] = {}
-    labels: dict[str, str] = {}
-    for table in tables:
-        facts = table.provenance
-        experiment = _what_was_measured(facts.get("config", {}))
-        key = json.dumps(
-            [facts.get(name) for name in ("name", "dataset", "split")] + [experiment],
-            sort_keys=True,
-        )
-        label = f"{facts.get('name', 'run')} on {facts.get('dataset', '?')}"
-        if key not in labels:
-            taken = sum(each.split(" #")[0] == label for each in labels.values())
-            labels[key] = f"{label} #{taken + 1}" if taken else label
-        group = groups.setdefault(labels[key], [])
-        if any(each.provenance.get("seed") == facts.get("seed") for each in group):
-            raise ValueError(
-                f"{label}: seed {facts.get('seed')} was given twice; give each run once"
-            )
-        group.append(table)
-    return groups
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -124,7 +72,7 @@ def main(argv: list[str]) -> None:
             if not value.replace(".", "", 1).isdigit() or not 0 < float(value) <= 100:
                 raise app.UsageError(f"--{flag.name}: {value!r} is not a per cent in (0, 100]")
     try:
-        groups = group_seeds([LookupTable.read(pathlib.Path(path)) for path in argv[1:]])
+        groups = evaluation.group_seeds([LookupTable.read(pathlib.Path(path)) for path in argv[1:]])
         curves = [
             evaluation.average_seeds(label, tables, _BITS.value) for label, tables in groups.items()
         ]

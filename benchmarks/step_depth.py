@@ -1,6 +1,6 @@
 """A skipped block costs no time: the time of a training step against the number of kept blocks.
 
-    PYTHONPATH=. python benchmarks/step_depth.py --n=9 --batch_size=128
+    python -m benchmarks.step_depth --n=9 --batch_size=128
 
 Prints time(k) / time(full) beside k / all for ResNet-(6n+2) under CoML, and the largest difference.
 """
@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import optax
 from absl import app, flags
-from timing import interleaved, machine, median_ratio
 
 from accordion_jax import training
 from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.experiment import kept_units
+from benchmarks.timing import interleaved, machine, median_ratio
 
 _N = flags.DEFINE_integer("n", 9, "Blocks a stage: ResNet-(6n+2).")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")

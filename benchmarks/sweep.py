@@ -1,6 +1,6 @@
 """What a sweep costs: all truncations in one pass, against full depth alone and one by one.
 
-    PYTHONPATH=. python benchmarks/sweep.py --n=18 --images=1000
+    python -m benchmarks.sweep --n=18 --images=1000
 
 Prints the ratio of the one-pass sweep of every prefix of ResNet-(6n+2) to one evaluation of the
 full network on the same images, and to evaluating each truncation on its own (timed at every
@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import optax
 from absl import app, flags
-from timing import interleaved, machine, median_ratio
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
+from benchmarks.timing import interleaved, machine, median_ratio
 
 _N = flags.DEFINE_integer("n", 18, "Blocks a stage: ResNet-(6n+2).")
 _IMAGES = flags.DEFINE_integer("images", 1000, "Images to evaluate.")

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
+
+from accordion_jax.models import ResNet
 
 Tree = Any
 
@@ -61,7 +62,7 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    model: nn.Module,
+    model: ResNet,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_shape: tuple[int, int, int],
@@ -84,7 +85,7 @@ def init_state(
 
 
 def state_shapes(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    model: ResNet, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
 ) -> TrainState:
     """Returns the shapes and types of `init_state`'s arrays, without making them."""
     init = functools.partial(_init, model, optimizer, image_shape=image_shape)
@@ -92,7 +93,7 @@ def state_shapes(
 
 
 def _init(
-    model: nn.Module,
+    model: ResNet,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_shape: tuple[int, int, int],
