@@ -84,6 +84,19 @@ def full_or_uniform(ladder: Ladder, full_probability: float, min_depth: int = 1)
     return Policy((*(share * wanted for wanted in smaller), float(full_probability)))
 
 
+def first_drawn(policy: Policy, *, seed: int, start: int, stop: int) -> list[int]:
+    """Returns the configurations that the steps from `start` to `stop` draw, in order of need.
+
+    A run can make ready what it will need first, since its draws are known beforehand.
+    """
+    found: dict[int, None] = {}
+    for step in range(start, stop):
+        found.setdefault(draw(policy, seed=seed, step=step))
+        if len(found) == len(policy.drawn):
+            break
+    return list(found)
+
+
 def draw(policy: Policy, *, seed: int, step: int) -> int:
     """Returns the index of the configuration for one training step.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accordion_jax.depth import Policy, draw, full_or_uniform, make_ladder
+from accordion_jax.depth import Policy, draw, first_drawn, full_or_uniform, make_ladder
 
 COML110 = make_ladder("coml", (18, 18, 18))
 BLOCKCOML110 = make_ladder("blockcoml", (18, 18, 18))
@@ -159,6 +159,14 @@ def test_a_draw_is_a_function_of_seed_and_step(policy, seed, step):
     index = draw(policy, seed=seed, step=step)
     assert index == draw(Policy(policy.probabilities), seed=seed, step=step)
     assert policy.probabilities[index] > 0
+
+
+def test_first_drawn_is_the_order_in_which_a_run_needs_them():
+    policy = full_or_uniform(make_ladder("coml", (2, 2, 2)), 0.5)
+    draws = [draw(policy, seed=3, step=step) for step in range(10, 200)]
+    assert first_drawn(policy, seed=3, start=10, stop=200) == list(dict.fromkeys(draws))
+    assert first_drawn(policy, seed=3, start=10, stop=12) == list(dict.fromkeys(draws[:2]))
+    assert first_drawn(policy, seed=3, start=10, stop=10) == []
 
 
 def test_draws_do_not_depend_on_their_order():

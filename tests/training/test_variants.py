@@ -40,6 +40,28 @@ def test_compile_ahead_yields_every_mask():
     assert variants.compiled == 4
 
 
+def test_background_compiles_in_order_and_a_caller_waits_for_its_own_alone():
+    begun, gate = [], threading.Event()
+
+    def make(mask):
+        begun.append(mask)
+        if len(mask) == 3:
+            gate.wait(30)
+        return jax.jit(lambda x: x * len(mask)), ARGUMENTS
+
+    variants = Variants(make)
+    masks = [(False,) * n for n in (2, 3, 1, 4)]
+    variants.compile_in_background(masks, workers=1)
+    assert float(variants(masks[0])(jnp.float32(1))) == 2.0
+    # The worker is held up by the second; a caller that needs the third makes it itself.
+    assert float(variants(masks[2])(jnp.float32(1))) == 1.0
+    variants.close()
+    gate.set()
+    assert float(variants(masks[1])(jnp.float32(1))) == 3.0
+    assert begun[:1] == masks[:1]
+    assert masks[3] not in begun
+
+
 def test_an_error_in_compiling_reaches_the_caller():
     def make(mask):
         raise ValueError(f"no step for {mask}")
