@@ -5,7 +5,6 @@
 Runs that differ only in seed become one curve, their mean and standard deviation.
 """
 
-import json
 import pathlib
 import statistics
 import sys
@@ -28,33 +27,6 @@ _ERRORS = flags.DEFINE_list(
 _BITS = flags.DEFINE_integer(
     "bits_per_parameter", 0, "Of the picture's axis; 0 is the true bytes. The paper counts 64."
 )
-
-
-def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
-    """Returns the tables by label, those together that differ only in seed.
-
-    Raises:
-      ValueError: two tables are of the same experiment and seed; names both.
-    """
-    groups: dict[str, list[LookupTable]] = {}
-    labels: dict[str, str] = {}
-    for table in tables:
-        facts = table.provenance
-        config = {k: v for k, v in facts.get("config", {}).items() if k not in ("seed", "run")}
-        key = json.dumps(
-            [facts.get(name) for name in ("name", "dataset", "split")] + [config], sort_keys=True
-        )
-        label = f"{facts.get('name', 'run')} on {facts.get('dataset', '?')}"
-        if key not in labels:
-            taken = sum(each.split(" #")[0] == label for each in labels.values())
-            labels[key] = f"{label} #{taken + 1}" if taken else label
-        group = groups.setdefault(labels[key], [])
-        if any(each.provenance.get("seed") == facts.get("seed") for each in group):
-            raise ValueError(
-                f"{label}: seed {facts.get('seed')} was given twice; give each run once"
-            )
-        group.append(table)
-    return groups
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -100,15 +72,15 @@ def main(argv: list[str]) -> None:
             if not value.replace(".", "", 1).isdigit() or not 0 < float(value) <= 100:
                 raise app.UsageError(f"--{flag.name}: {value!r} is not a per cent in (0, 100]")
     try:
-        groups = group_seeds([LookupTable.read(pathlib.Path(path)) for path in argv[1:]])
+        groups = evaluation.group_seeds([LookupTable.read(pathlib.Path(path)) for path in argv[1:]])
         curves = [
             evaluation.average_seeds(label, tables, _BITS.value) for label, tables in groups.items()
         ]
+        axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
+        picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
-    picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
     print(
         _table(
             "top-1 error at a share of the bytes",

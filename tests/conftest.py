@@ -4,17 +4,30 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 # Before JAX is imported: it reads them once.
 _FLAG = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# The same small networks are compiled by many tests: once is enough.
+_CACHE = tempfile.TemporaryDirectory(prefix="accordion-compilations-")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A busy machine is no error: no test of ours fails by the clock.
+hypothesis.settings.register_profile(
+    "no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("no clock")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -33,6 +33,11 @@ class Policy:
                     "every one must be finite and at least 0"
                 )
         total = math.fsum(self.probabilities)
+        if not total:
+            raise ValueError(
+                f"the policy's {len(self.probabilities)} probabilities sum to 0, not to 1; one at "
+                "least must be positive"
+            )
         if abs(total - 1) > 1e-6:
             raise ValueError(
                 f"the policy's {len(self.probabilities)} probabilities sum to {total:.9g}, not to "
@@ -77,6 +82,19 @@ def full_or_uniform(ladder: Ladder, full_probability: float, min_depth: int = 1)
         )
     share = (1 - full_probability) / max(sum(smaller), 1)
     return Policy((*(share * wanted for wanted in smaller), float(full_probability)))
+
+
+def first_drawn(policy: Policy, *, seed: int, start: int, stop: int) -> list[int]:
+    """Returns the configurations that the steps from `start` to `stop` draw, in order of need.
+
+    A run can make ready what it will need first, since its draws are known beforehand.
+    """
+    found: dict[int, None] = {}
+    for step in range(start, stop):
+        found.setdefault(draw(policy, seed=seed, step=step))
+        if len(found) == len(policy.drawn):
+            break
+    return list(found)
 
 
 def draw(policy: Policy, *, seed: int, step: int) -> int:

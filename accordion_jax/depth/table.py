@@ -96,7 +96,8 @@ def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
     scale = 1 + _Z95**2 / examples
     centre = (rate + _Z95**2 / (2 * examples)) / scale
     half = _Z95 / scale * math.sqrt(rate * (1 - rate) / examples + (_Z95 / (2 * examples)) ** 2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must not part the interval from the rate it is about: at 0 errors it begins at 0.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def make_row(
@@ -303,4 +304,15 @@ def _row_from_dict(row: Any, source: str) -> Row:
                 f"{source}: row {row['configuration']!r} has {name}={row[name]!r}; "
                 f"wanted {' or '.join(each.__name__ for each in wanted)}"
             )
+        # Python's reader takes NaN and Infinity, which JSON does not have.
+        if isinstance(row[name], float) and not math.isfinite(row[name]):
+            raise ValueError(
+                f"{source}: row {row['configuration']!r} has {name}={row[name]}; wanted a finite "
+                "number"
+            )
+    if any(type(blocks) is not int for blocks in row["stage_blocks"]):
+        raise ValueError(
+            f"{source}: row {row['configuration']!r} has stage_blocks={row['stage_blocks']}; "
+            "wanted list of int"
+        )
     return Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))

@@ -2,6 +2,7 @@
 
 from accordion_jax.evaluation.costs import unit_costs
 from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
+from accordion_jax.evaluation.seeds import group_seeds
 from accordion_jax.evaluation.sweep import Counts, Sweep, make_table
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Sweep",
     "average_seeds",
     "draw_error_vs_size",
+    "group_seeds",
     "make_table",
     "unit_costs",
 ]

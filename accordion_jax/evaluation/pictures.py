@@ -79,15 +79,22 @@ def draw_error_vs_size(
 
     Returns:
       The path.
+
+    Raises:
+      ValueError: the path's ending is no format that can be drawn; names it.
     """
     # Imported here: it takes half a second, and only who draws should wait for it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    formats = FigureCanvasAgg(figure).get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise ValueError(
+            f"{path} has no ending of a picture's format; use .png or one of {sorted(formats)}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     axes = figure.add_subplot()
     for number, curve in enumerate(curves):
         colour = f"C{number}"
@@ -100,7 +107,8 @@ def draw_error_vs_size(
     axes.set_xlabel(f"transmitted, Mbit ({axis})")
     axes.set_ylabel("top-1 error, %")
     axes.set_xlim(left=0)
-    axes.set_ylim(0, min(100, 105 * max(float(curve.high.max()) for curve in curves)))
+    highest = max(float(curve.high.max()) for curve in curves)
+    axes.set_ylim(0, min(100, 105 * highest) or 1)
     axes.grid(alpha=0.3, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)

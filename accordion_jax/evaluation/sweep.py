@@ -56,7 +56,7 @@ class Sweep:
           skip_masks: static, one a configuration.
           dataset: to measure on.
           batch_size: a device. The program of a device, and so its rounding, does not depend on how
-            many there are.
+            many there are, as long as the examples fill a batch on each; fewer are spread evenly.
           examples: only the first so many; 0 is all.
           compiler_options: of XLA.
         """
@@ -117,11 +117,12 @@ def _counter(
         logits: jax.Array = model.apply(  # type: ignore[assignment]
             variables, x, skip_masks=skip_masks, method="truncations"
         )
-        wrong = jnp.argmax(logits, -1) != labels[step]
-        targets = jnp.broadcast_to(labels[step], wrong.shape)
+        targets = jnp.broadcast_to(labels[step], logits.shape[:2])
+        valid = jnp.broadcast_to(counted[step], logits.shape[:2])
+        wrong = jnp.argmax(logits, -1) != targets
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        errors = jnp.sum(wrong & counted[step], axis=1, dtype=jnp.int32)
-        sums = jnp.sum(jnp.where(counted[step], losses, 0.0), axis=1)
+        errors = jnp.sum(wrong & valid, axis=1, dtype=jnp.int32)
+        sums = jnp.sum(jnp.where(valid, losses, 0.0), axis=1)
         return jax.lax.psum((errors, sums), _AXIS)
 
     return jax.pmap(count, axis_name=_AXIS)

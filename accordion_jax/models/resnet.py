@@ -103,6 +103,11 @@ class ResNet(nn.Module):
                 f"channels={self.channels} must have one entry a stage; "
                 f"stage_sizes={self.stage_sizes} has {len(self.stage_sizes)}"
             )
+        if list(self.channels) != sorted(self.channels):
+            raise ValueError(
+                f"channels={self.channels} must not shrink from stage to stage: a transition pads "
+                "channels and cannot take any away"
+            )
         self.stem = Stem(self.channels[0], self.dtype, self.axis_name)
         for name, stage in zip(self.block_names, self._stage_of_blocks, strict=True):
             setattr(self, name, Block(self.channels[stage], self.dtype, self.axis_name))
@@ -136,7 +141,7 @@ class ResNet(nn.Module):
         Masks that keep the same first blocks share their computation, as in a prefix tree: all
         prefixes of the block sequence cost one forward pass and a head each. A block that masks
         reach on different inputs is computed once an input (in training its running statistics
-        are then those of the last).
+        then move once an input).
 
         Args:
           images: [batch, height, width, colours] float, normalised.

@@ -63,8 +63,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-4
 
     config.run = ml_collections.ConfigDict()
-    config.run.compile = "lazy"  # a variant when it is first drawn, or all "ahead" of training
-    config.run.compile_workers = 0  # compilations at once; 0: one a CPU core
+    # Variants are compiled "background": while training goes on, in the order of their first draw;
+    # "lazy": when first drawn; "ahead": all of them before the first step.
+    config.run.compile = "background"
+    config.run.compile_workers = 0  # compilations at once; 0: as many as the CPU has cores for
     config.run.log_every_steps = 100
     config.run.checkpoint_every_epochs = 1.0
     config.run.checkpoint_every_steps = 0  # instead of epochs, where not 0
@@ -131,7 +133,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     choices = {
         "model.dtype": ("float32", "bfloat16"),
         "optimizer.schedule": ("step", "cosine"),
-        "run.compile": ("lazy", "ahead"),
+        "run.compile": ("background", "lazy", "ahead"),
         "sweep.split": ("test", "validation"),
         "sweep.checkpoint": ("latest", "best"),
     }

@@ -18,7 +18,7 @@ from accordion_jax import data, models
 from accordion_jax.depth import Ladder, Policy, full_or_uniform, make_ladder
 from accordion_jax.training import config as config_lib
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
-from accordion_jax.training.state import TrainState, Tree, init_state
+from accordion_jax.training.state import TrainState, Tree, init_state, state_shapes
 from accordion_jax.training.step import AXIS, Augmentation
 
 CONFIG_FILE = "config.json"
@@ -73,6 +73,11 @@ class Experiment:
         """The state before the first step, a function of the seed."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
         return init_state(self.model, self.optimizer, key, self.image_shape)
+
+    @property
+    def shapes(self) -> TrainState:
+        """Shapes and types of the state."""
+        return state_shapes(self.model, self.optimizer, self.image_shape)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -272,9 +277,7 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
     model = models.build(description, dtype=jnp.dtype(config.model.dtype))
     ladder = make_ladder(config.scheme, model.stage_sizes)
     image_shape = tuple(description["input"]["shape"])
-    like = jax.eval_shape(
-        lambda: init_state(model, _make_optimizer(config), jax.random.key(0), image_shape)
-    )
+    like = state_shapes(model, _make_optimizer(config), image_shape)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     try:
         step = checkpoints.best if which == "best" else checkpoints.latest

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from accordion_jax.depth import SkipMask, draw
+from accordion_jax.depth import SkipMask, draw, first_drawn
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
 from accordion_jax.training.experiment import CHECKPOINTS, Experiment
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 # Steps whose metrics are still on the device: the host reads those of older steps while the device
 # works on these, and never waits for the newest.
 _LAG = 2
+
+# How many steps ahead are searched for the configurations to compile in the background.
+_LOOK_AHEAD = 10_000
 
 # Replicated variables -> name -> number; "error" chooses the best checkpoint.
 Evaluate = Callable[[dict[str, Tree]], dict[str, float]]
@@ -78,8 +81,7 @@ def train(
     with contextlib.closing(checkpoints), _Stop() as stop:
         step = checkpoints.latest or 0
         if step:
-            like = jax.eval_shape(experiment.init)
-            state = replicate(checkpoints.restore(step, like))
+            state = replicate(checkpoints.restore(step, experiment.shapes))
             _log.info("goes on from step %d of %d", step, experiment.total_steps)
         else:
             state = replicate(experiment.init())
@@ -117,13 +119,31 @@ class _Loop:
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""
         experiment = self.experiment
-        total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
         order = self.epoch_order(state.step)
         # Shapes only: the first step is given the arrays, and they are gone after it.
         shapes = jax.tree.map(_shape, (state, order))
         variants = Variants(functools.partial(self._step_of, shapes=shapes), cpu_compiler_options())
-        if experiment.config.run.compile == "ahead":
+        fields = experiment.config.run
+        if fields.compile == "ahead":
             self._compile_ahead(variants)
+        elif fields.compile == "background":
+            needed = first_drawn(
+                experiment.policy,
+                seed=experiment.config.seed,
+                start=step,
+                stop=min(experiment.total_steps, step + _LOOK_AHEAD),
+            )
+            masks = [experiment.ladder[index].skip_mask for index in needed]
+            variants.compile_in_background(masks, fields.compile_workers)
+        with contextlib.closing(variants):
+            return self._steps(state, step, order, variants)
+
+    def _steps(
+        self, state: TrainState, step: int, order: jax.Array, variants: Variants
+    ) -> TrainState:
+        """The steps themselves."""
+        experiment = self.experiment
+        total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
         window = _Window(self, step)
         with progress(
             experiment.config.name,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from accordion_jax import data
 from accordion_jax.depth import SkipMask
+from accordion_jax.models import ResNet
 from accordion_jax.training.state import TrainState
 
 AXIS = "batch"
@@ -62,7 +62,7 @@ def train_step(
     images: jax.Array,
     labels: jax.Array,
     *,
-    model: nn.Module,
+    model: ResNet,
     skip_mask: SkipMask,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
@@ -123,7 +123,7 @@ def train_step(
     gradients, batch_stats, metrics = jax.lax.pmean(
         (gradients, batch_stats, {"loss": loss, "error": error}), AXIS
     )
-    rate = learning_rate(state.step)
+    rate = learning_rate(state.step.astype(jnp.float32))
     params, opt_state = {}, {}
     for unit, old in state.params.items():
         direction, opt_state[unit] = optimizer.update(gradients[unit], state.opt_state[unit], old)

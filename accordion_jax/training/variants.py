@@ -53,6 +53,7 @@ class Variants:
         self._options = compiler_options or {}
         self._futures: dict[SkipMask, concurrent.futures.Future] = {}
         self._lock = threading.Lock()
+        self._background: concurrent.futures.ThreadPoolExecutor | None = None
 
     def __call__(self, skip_mask: SkipMask) -> Callable[..., Any]:
         """Returns the compiled step, compiling it or waiting for it where it is not ready."""
@@ -80,6 +81,26 @@ class Variants:
             for done in concurrent.futures.as_completed(running):
                 done.result().result()
                 yield running[done]
+
+    def compile_in_background(self, skip_masks: Iterable[SkipMask], workers: int = 0) -> None:
+        """Starts to compile variants, and returns; who asks for one waits for that one alone.
+
+        Args:
+          skip_masks: in the order in which they will be needed.
+          workers: compilations at once; 0 leaves one CPU core to the caller.
+        """
+        if self._background is not None:
+            raise RuntimeError("compile_in_background was called before; close the variants first")
+        workers = workers or max(1, (os.cpu_count() or 1) - 1)
+        self._background = concurrent.futures.ThreadPoolExecutor(workers)
+        for mask in skip_masks:
+            self._background.submit(self._future, mask)
+
+    def close(self) -> None:
+        """Drops the compilations in the background that have not begun."""
+        if self._background is not None:
+            self._background.shutdown(wait=False, cancel_futures=True)
+            self._background = None
 
     def _future(self, skip_mask: SkipMask) -> concurrent.futures.Future:
         with self._lock:

@@ -1,0 +1,56 @@
+"""Which runs belong together: those of one experiment that differ only in seed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accordion_jax.depth import LookupTable
+
+# Fields of a config that say how and where a run was carried out and swept, not what was measured.
+# Runs whose depths differ fall into one group on purpose: averaging them says what is wrong, where
+# two curves of one experiment would not.
+_MAY_DIFFER = (
+    "seed",
+    "run",
+    "data.dir",
+    "sweep.batch_size",
+    "sweep.bits_per_parameter",
+    "sweep.depths",
+)
+
+
+def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config without the fields that may differ between the seeds of one experiment."""
+    return {
+        name: _what_was_measured(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if prefix + name not in _MAY_DIFFER
+    }
+
+
+def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
+    """Returns the tables by label, those together that differ only in seed.
+
+    Raises:
+      ValueError: two tables are of the same experiment and seed; names both.
+    """
+    groups: dict[str, list[LookupTable]] = {}
+    labels: dict[str, str] = {}
+    for table in tables:
+        facts = table.provenance
+        experiment = _what_was_measured(facts.get("config", {}))
+        key = json.dumps(
+            [facts.get(name) for name in ("name", "dataset", "split")] + [experiment],
+            sort_keys=True,
+        )
+        label = f"{facts.get('name', 'run')} on {facts.get('dataset', '?')}"
+        if key not in labels:
+            taken = sum(each.split(" #")[0] == label for each in labels.values())
+            labels[key] = f"{label} #{taken + 1}" if taken else label
+        group = groups.setdefault(labels[key], [])
+        if any(each.provenance.get("seed") == facts.get("seed") for each in group):
+            raise ValueError(
+                f"{label}: seed {facts.get('seed')} was given twice; give each run once"
+            )
+        group.append(table)
+    return groups

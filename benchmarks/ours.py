@@ -1,0 +1,129 @@
+"""The work of the benchmark, done by this package's own compiled step and sweep."""
+
+import functools
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from accordion_jax import data, evaluation, training
+from accordion_jax.data import loading
+from accordion_jax.training import step as step_lib
+from accordion_jax.training.config import default_config
+from benchmarks.work import MEAN, NUM_CLASSES, STD, Options, random_data
+
+
+def make_experiment(
+    options: Options, overrides: Mapping[str, Any] | None = None
+) -> training.Experiment:
+    """Returns the experiment of a CoML-05 run on random images.
+
+    Args:
+      options: the size of the work.
+      overrides: further fields of the config, such as ``data.flip``.
+    """
+    images, labels = random_data(options.examples)
+    dataset = data.Dataset("random", images, labels, NUM_CLASSES, MEAN, STD)
+    config = default_config()
+    config.model.stage_sizes = options.stage_sizes
+    config.model.dtype = options.precision
+    config.train.batch_size = options.batch_size
+    config.data.name = "random"
+    config.data.pad = options.pad
+    config.update_from_flattened_dict(overrides or {})
+    loading.LOADERS["random"] = lambda *_: dataset
+    try:
+        return training.make_experiment(config, jax.device_count())
+    finally:
+        del loading.LOADERS["random"]
+
+
+class Ours:
+    """The work of the benchmark, done by JAX: the loop's compiled variants, one a depth."""
+
+    def __init__(self, options: Options, overrides: Mapping[str, Any] | None = None):
+        """Makes the state and puts the data on the devices; compiles nothing."""
+        self.options = options
+        self.experiment = make_experiment(options, overrides)
+        experiment = self.experiment
+        self.state = training.replicate(experiment.init())
+        dataset = experiment.train
+        self.images, self.labels = training.replicate((dataset.images, dataset.labels))
+        order = functools.partial(
+            step_lib.epoch_order,
+            seed=0,
+            steps_per_epoch=experiment.steps_per_epoch,
+            examples=len(dataset),
+        )
+        self.order = jax.pmap(order, axis_name=step_lib.AXIS)(self.state.step)
+        self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
+        self._sweep: evaluation.Sweep | None = None
+
+    def _step_of(self, skip_mask):
+        experiment = self.experiment
+        step = functools.partial(
+            step_lib.train_step,
+            model=experiment.model,
+            skip_mask=skip_mask,
+            optimizer=experiment.optimizer,
+            learning_rate=experiment.learning_rate,
+            augmentation=experiment.augmentation,
+            seed=0,
+            batch_size=self.options.batch_size,
+            devices=jax.device_count(),
+        )
+        mapped = jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
+        kept = self.state.keep(experiment.units(skip_mask))
+        return mapped, (kept, self.order, self.images, self.labels)
+
+    def train(self, depths: Sequence[int]) -> float:
+        """Takes a step of each depth; returns the seconds until all are done."""
+        started = time.perf_counter()
+        for depth in depths:
+            mask = self.options.mask(depth)
+            run = self.variants(mask)
+            kept = self.state.keep(self.experiment.units(mask))
+            updated, metrics = run(kept, self.order, self.images, self.labels)
+            self.state = self.state.merge(updated)
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - started
+
+    def compile(self, depths: Sequence[int]) -> float:
+        """Compiles depths, several at once; returns the seconds."""
+        started = time.perf_counter()
+        for _ in self.variants.compile_ahead([self.options.mask(depth) for depth in depths]):
+            pass
+        return time.perf_counter() - started
+
+    def sweep(self) -> float:
+        """Measures every prefix on the sweep's images in one pass; returns the seconds."""
+        if self._sweep is None:
+            self._sweep = evaluation.Sweep(
+                self.experiment.model,
+                self.experiment.ladder.skip_masks,
+                self.experiment.train,
+                batch_size=self.options.sweep_batch_size,
+                examples=self.options.sweep_examples,
+                compiler_options=training.cpu_compiler_options(),
+            )
+        started = time.perf_counter()
+        counts = self._sweep(self.state.variables)
+        np.asarray(counts.errors)
+        return time.perf_counter() - started
+
+    def peak_bytes(self) -> int:
+        """Returns the most memory used: of the accelerator, else of this process."""
+        device = jax.local_devices()[0]
+        if device.platform != "cpu" and (stats := device.memory_stats()):
+            return stats["peak_bytes_in_use"]
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Returns versions and hardware."""
+        return training.versions()

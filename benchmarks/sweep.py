@@ -1,0 +1,71 @@
+"""What a sweep costs: all truncations in one pass, against full depth alone and one by one.
+
+    python -m benchmarks.sweep --n=18 --images=1000
+
+Prints the ratio of the one-pass sweep of every prefix of ResNet-(6n+2) to one evaluation of the
+full network on the same images, and to evaluating each truncation on its own (timed at every
+`--every`-th depth and summed over all by linear interpolation).
+"""
+
+import jax
+import numpy as np
+import optax
+from absl import app, flags
+
+from accordion_jax import data, evaluation, training
+from accordion_jax.depth import make_ladder
+from accordion_jax.models import ResNet
+from benchmarks.timing import interleaved, machine, median_ratio
+
+_N = flags.DEFINE_integer("n", 18, "Blocks a stage: ResNet-(6n+2).")
+_IMAGES = flags.DEFINE_integer("images", 1000, "Images to evaluate.")
+_BATCH = flags.DEFINE_integer("batch_size", 250, "Images a batch.")
+_EVERY = flags.DEFINE_integer("every", 9, "Depths to time one by one; 0: none.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Counted runs of each.")
+
+
+def main(_argv: list[str]) -> None:
+    """Times and prints."""
+    model = ResNet(100, (_N.value,) * 3)
+    ladder = make_ladder("coml", model.stage_sizes)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (_IMAGES.value, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 100, _IMAGES.value).astype(np.int32)
+    dataset = data.Dataset("random", images, labels, 100, (0.5,) * 3, (0.25,) * 3)
+
+    state = training.init_state(model, optax.identity(), jax.random.key(0), (32, 32, 3))
+    variables = training.replicate(state.variables)
+
+    def sweep_of(masks):
+        sweep = evaluation.Sweep(
+            model,
+            masks,
+            dataset,
+            batch_size=_BATCH.value,
+            compiler_options=training.cpu_compiler_options(),
+        )
+        return lambda: sweep(variables)
+
+    runs = {
+        "all truncations, one pass": sweep_of(ladder.skip_masks),
+        "full depth": sweep_of(ladder.skip_masks[-1:]),
+    }
+    depths = range(0, len(ladder), _EVERY.value) if _EVERY.value else ()
+    runs |= {f"depth {depth}": sweep_of((ladder.skip_masks[depth],)) for depth in depths}
+    seconds = interleaved(runs, _REPEATS.value)
+    one_pass, full = seconds["all truncations, one pass"], seconds["full depth"]
+
+    print(f"ResNet-{6 * _N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
+    print(machine())
+    print(f"full depth: {np.median(full):.2f} s; one pass over all: {np.median(one_pass):.2f} s")
+    print(f"one pass / full depth: {median_ratio(one_pass, full):.3f} (median of {_REPEATS.value})")
+    if depths:
+        known = [float(np.median(seconds[f"depth {depth}"])) for depth in depths]
+        total = float(np.interp(range(len(ladder)), list(depths), known).sum())
+        print(
+            f"one by one: {total:.2f} s; one pass / one by one: {np.median(one_pass) / total:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)

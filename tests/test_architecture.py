@@ -1,0 +1,150 @@
+"""The rooms, and who may import whom: read off the source, and off what is really loaded."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "accordion_jax"
+
+# Room -> the rooms that it may import. A new room needs a line here, and a reason in BUILD_NOTES.md
+# for each arrow.
+ARROWS = {
+    "depth": set(),
+    "data": set(),
+    "models": {"depth"},
+    "training": {"depth", "models", "data"},
+    "evaluation": {"depth", "models", "data"},
+    "delivery": {"depth"},
+}
+# A device that runs a model needs the network; one that only fetches does not.
+EXCEPTIONS = {"delivery/runtime.py": {"models"}}
+
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+FRONT_DOORS = {pathlib.Path(file).stem for file in FILES if "/" not in file} - {"__init__"}
+
+
+def imports_of(file):
+    """Full names of what a file imports, anywhere in it: inside functions too."""
+    here = ["accordion_jax", *pathlib.PurePosixPath(file).parent.parts]
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*start, *filter(None, [node.module])])
+            # `from accordion_jax import data` imports accordion_jax.data.
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def ours(file):
+    """Rooms and front doors that a file imports."""
+    parts = [name.split(".") for name in imports_of(file)]
+    return {part[1] for part in parts if part[0] == "accordion_jax" and len(part) > 1}
+
+
+def outside(file):
+    """Top-level packages of others that a file imports."""
+    return {name.split(".")[0] for name in imports_of(file)} - {"accordion_jax"}
+
+
+def room_of(file):
+    return file.split("/")[0]
+
+
+IN_ROOMS = [file for file in FILES if "/" in file]
+
+
+def test_the_reader_of_imports_sees_every_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "file.py").write_text(
+        "import jax.numpy as jnp, accordion_jax.one\n"
+        "from accordion_jax import two\n"
+        "from accordion_jax.three.deep import thing\n"
+        "from . import sibling\n"
+        "from .. import four\n"
+        "from ..five import thing\n"
+        "def function():\n    from accordion_jax.six import thing\n"
+    )
+    assert ours("room/file.py") == {"one", "two", "three", "room", "four", "five", "six"}
+    assert outside("room/file.py") == {"jax"}
+
+
+def test_every_room_has_its_arrows():
+    assert {"depth/ladder.py", "models/resnet.py", "evaluation/sweep.py"} <= set(IN_ROOMS)
+    assert {room_of(file) for file in IN_ROOMS} <= ARROWS.keys()
+
+
+@pytest.mark.parametrize("file", IN_ROOMS)
+def test_a_room_imports_only_those_below_it(file):
+    room = room_of(file)
+    allowed = ARROWS[room] | EXCEPTIONS.get(file, set()) | {room}
+    assert ours(file) <= allowed, f"{file} imports more than {sorted(allowed)}"
+
+
+def test_arrows_point_one_way():
+    seen = []
+    waiting = {room: set(below) for room, below in ARROWS.items()}
+    while waiting:
+        free = [room for room, below in waiting.items() if below <= set(seen)]
+        assert free, f"a circle among {sorted(waiting)}"
+        seen += free
+        waiting = {room: below for room, below in waiting.items() if room not in free}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_imports_a_front_door(file):
+    assert not ours(file) & FRONT_DOORS
+
+
+def test_the_package_itself_imports_nothing():
+    # Importing any room runs it first.
+    assert not imports_of("__init__.py")
+
+
+def without_jax(file):
+    return room_of(file) in ("depth", "delivery") and file not in EXCEPTIONS
+
+
+@pytest.mark.parametrize("file", [file for file in IN_ROOMS if without_jax(file)])
+def test_what_a_device_without_jax_needs_imports_none(file):
+    assert not outside(file) & JAX
+
+
+@pytest.mark.parametrize("room", ["depth", "delivery"])
+def test_loading_what_a_device_without_jax_needs_loads_none(room):
+    files = [file for file in IN_ROOMS if room_of(file) == room and without_jax(file)]
+    if not files:
+        pytest.skip(f"there is no room {room} yet")
+    modules = ["accordion_jax." + file.removesuffix(".py").replace("/", ".") for file in files]
+    modules = [module.removesuffix(".__init__") for module in modules]
+    program = (
+        "import importlib, sys\n"
+        f"for module in {modules}: importlib.import_module(module)\n"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(finished.stdout.split())
+    assert "accordion_jax" in loaded
+    assert not loaded & JAX
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_needs_tensorflow_or_pickle(file):
+    assert not outside(file) & {"tensorflow", "clu", "pickle", "cloudpickle", "dill"}
+
+
+def test_checkpoints_are_written_in_one_file():
+    assert [file for file in FILES if "orbax" in outside(file)] == ["training/checkpoints.py"]

@@ -1,0 +1,274 @@
+"""The main job as a user runs it: killed, stopped, misused, on several devices and processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, command_environment
+
+from accordion_jax import training
+from accordion_jax.depth import LookupTable
+
+CONFIG = "configs/quickstart.py"
+# A small network on few steps: what is tested is the job, not what it learns.
+SMALL = (
+    "--config.model.stage_sizes=(1,1,1)",
+    "--config.model.channels=(4,8,8)",
+    "--config.run.eval_every_epochs=0",
+    "--config.run.log_every_steps=10",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs, shared by the runs of this file."""
+    return f"--config.run.compilation_cache={tmp_path_factory.mktemp('cache')}"
+
+
+def command(*arguments):
+    return [
+        *(sys.executable, "-m", "accordion_jax.main", f"--config={CONFIG}", *SMALL),
+        *map(str, arguments),
+    ]
+
+
+def start(*arguments, devices=1):
+    return subprocess.Popen(
+        command(*arguments),
+        cwd=ROOT,
+        env=command_environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process, timeout=300):
+    output, _ = process.communicate(timeout=timeout)
+    return output
+
+
+def wait_for(condition, process, timeout=240.0):
+    """Polls until the condition holds; fails where the process ends first."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if condition():
+            return
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.0005)
+    process.kill()
+    pytest.fail(f"nothing happened in {timeout} s: {process.stdout.read()}")
+
+
+def checkpoint_steps(workdir):
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def final_parameters(workdir):
+    return training.load_run(workdir).variables
+
+
+def assert_same_parameters(one, other):
+    import jax
+
+    jax.tree.map(np.testing.assert_array_equal, final_parameters(one), final_parameters(other))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, cache):
+    """A finished run of 40 steps, and what it printed."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    process = start(cache, f"--workdir={workdir}", "--config.train.steps=40", *EVERY_STEP)
+    output = finish(process)
+    assert process.returncode == 0, output
+    return workdir, output
+
+
+EVERY_STEP = ("--config.run.checkpoint_every_steps=1", "--config.run.keep_checkpoints=3")
+
+
+def test_writes_everything_and_ends_with_a_summary(unbroken):
+    workdir, output = unbroken
+    for name in (
+        "config.json",
+        "model.json",
+        "metrics.jsonl",
+        "lookup_table.json",
+        "lookup_table.csv",
+        "error_vs_size.png",
+    ):
+        assert (workdir / name).stat().st_size > 0, name
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert checkpoint_steps(workdir) == [38, 39, 40]
+    table = LookupTable.read(workdir)
+    assert [row.depth for row in table.rows] == [0, 1, 2, 3]
+    assert {row.examples for row in table.rows} == {360}
+    assert table.provenance["step"] == table.provenance["total_steps"] == 40
+    assert f"workdir: {workdir}" in output
+    assert "top-1 error (95 % interval)" in output
+    assert str(workdir / "error_vs_size.png") in output
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["config"]["train"]["steps"] == 40
+    assert config["versions"]["jax"]
+
+
+def test_tensorflow_is_not_loaded():
+    code = "import sys; import accordion_jax.main; sys.exit('tensorflow' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=command_environment(), check=False
+    )
+    assert result.returncode == 0
+
+
+def test_killed_in_training_and_in_checkpointing_it_ends_bit_for_bit_the_same(
+    tmp_path, unbroken, cache
+):
+    arguments = (cache, f"--workdir={tmp_path}", "--config.train.steps=40", *EVERY_STEP)
+    process = start(*arguments)
+    wait_for(lambda: (checkpoint_steps(tmp_path) or [0])[-1] >= 5, process)
+    process.kill()
+    finish(process)
+    reached = checkpoint_steps(tmp_path)[-1]
+    assert 5 <= reached < 40
+
+    def is_writing():
+        return list((tmp_path / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+    for _ in range(10):  # the write takes some milliseconds; try until one is caught in it
+        process = start(*arguments)
+        wait_for(
+            lambda last=reached: is_writing() and checkpoint_steps(tmp_path)[-1] > last, process
+        )
+        process.kill()
+        finish(process)
+        reached = checkpoint_steps(tmp_path)[-1]
+        if is_writing():
+            break
+    else:
+        pytest.fail("no run was killed in the middle of a checkpoint")
+    assert reached < 40
+
+    process = start(*arguments)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert f"goes on from step {reached} of 40" in output
+    assert_same_parameters(tmp_path, unbroken[0])
+    assert LookupTable.read(tmp_path).rows == LookupTable.read(unbroken[0]).rows
+
+
+def test_sigterm_saves_and_exits_cleanly(tmp_path, cache):
+    arguments = (cache, f"--workdir={tmp_path}", "--config.train.steps=100000")
+    process = start(*arguments, "--config.run.checkpoint_every_steps=1000000")
+    wait_for(lambda: len(training.read_metrics(tmp_path / "metrics.jsonl")) >= 1, process)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    (step,) = checkpoint_steps(tmp_path)
+    assert f"saved at step {step}; the same command goes on from there" in output
+
+
+def test_a_finished_run_only_sweeps_again(unbroken, cache):
+    workdir, _ = unbroken
+    before = (workdir / "metrics.jsonl").read_text()
+    process = start(
+        *(cache, f"--workdir={workdir}", "--config.train.steps=40", *EVERY_STEP),
+        *("--config.sweep.depths=(1,)", "--config.sweep.examples=100"),
+    )
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert (workdir / "metrics.jsonl").read_text() == before
+    table = LookupTable.read(workdir)
+    assert [(row.depth, row.examples) for row in table.rows] == [(1, 100), (3, 100)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config.train.epoch=3",), "epoch"),
+        (
+            ("--config.policy.probabilities=(0.5,0.1,0.1,0.1)",),
+            "error: the policy's 4 probabilities sum to 0.8, not to 1",
+        ),
+        (("--config.train.steps=41",), "config.train.steps: 40 -> 41"),
+        (("extra",), "unexpected argument 'extra'"),
+    ],
+)
+def test_misuse_is_told_in_words(unbroken, cache, arguments, words):
+    process = start(
+        cache, f"--workdir={unbroken[0]}", "--config.train.steps=40", *EVERY_STEP, *arguments
+    )
+    output = finish(process)
+    assert process.returncode != 0
+    assert words in output
+    if output.startswith("error"):
+        assert "Traceback" not in output
+
+
+def test_damaged_checkpoint_is_told_in_words(tmp_path, cache):
+    arguments = (cache, f"--workdir={tmp_path}", "--config.train.steps=2", *EVERY_STEP)
+    assert "lookup_table.json" in finish(start(*arguments))
+    for path in (tmp_path / "checkpoints" / "2").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    process = start(*arguments)
+    output = finish(process)
+    assert process.returncode == 1
+    assert f"error: checkpoint {tmp_path}/checkpoints/2" in output
+    assert "delete that folder" in output
+    assert "Traceback" not in output
+
+
+def test_batch_of_the_paper_on_eight_devices_names_the_nearest(tmp_path):
+    process = start(f"--workdir={tmp_path}", "--config.train.batch_size=124", devices=8)
+    output = finish(process)
+    assert process.returncode == 1
+    assert "batch_size=124 is not divisible by 8 devices; nearest: 120, 128" in output
+
+
+def test_sweep_on_eight_devices_counts_the_same_hits(unbroken, cache, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "copy"
+    shutil.copytree(unbroken[0], workdir)
+    rows = []
+    for devices in (1, 8):
+        process = start(
+            *(cache, f"--workdir={workdir}", "--config.train.steps=40", *EVERY_STEP),
+            "--config.sweep.batch_size=17",
+            devices=devices,
+        )
+        output = finish(process)
+        assert process.returncode == 0, output
+        rows.append([(row.errors, row.examples) for row in LookupTable.read(workdir).rows])
+    assert rows[0] == rows[1]
+
+
+def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (
+        *("--config.train.steps=6", "--config.run.checkpoint_every_steps=3"),
+        *(f"--workdir={tmp_path / 'run'}", f"--coordinator=127.0.0.1:{port}", "--processes=2"),
+        "--config.run.compilation_cache=off",
+    )
+    processes = [start(*arguments, f"--process={index}") for index in range(2)]
+    outputs = [finish(process) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    table = LookupTable.read(tmp_path / "run")
+    assert {row.examples for row in table.rows} == {360}
+    assert table.provenance["versions"]["processes"] == "2"
+    assert "top-1 error" in outputs[0]
+    assert "top-1 error" not in outputs[1]
+    steps = [record["step"] for record in training.read_metrics(tmp_path / "run/metrics.jsonl")]
+    assert steps == [6]
+    assert checkpoint_steps(tmp_path / "run") == [3, 6]

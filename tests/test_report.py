@@ -1,0 +1,207 @@
+"""The report: run as a person runs it, its tables read and its errors."""
+
+import dataclasses
+import json
+
+import pytest
+from PIL import Image
+
+from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
+
+LADDER = make_ladder("coml", (1, 1, 1))
+# The base is 10 % of the bytes, the blocks 15, 25 and 50.
+BASE = UnitCost(10, 100, 1)
+BLOCKS = (UnitCost(15, 150, 1), UnitCost(25, 250, 1), UnitCost(50, 500, 1))
+
+
+def write_run(folder, errors, *, seed=0, name="mine", ladder=LADDER, **config):
+    """Writes a look-up table as the main job does, of 1000 examples."""
+    rows = tuple(
+        make_row(
+            ladder, each, base=BASE, blocks=BLOCKS, examples=1000, errors=count, cross_entropy=1.0
+        )
+        for each, count in zip(ladder, errors, strict=True)
+    )
+    provenance = {
+        "name": name,
+        "dataset": "digits",
+        "split": "test",
+        "seed": seed,
+        "config": {
+            "seed": seed,
+            "data": {"name": "digits", "dir": str(folder)},
+            "optimizer": {"learning_rate": 0.1},
+            "run": {"log_every_steps": 1 + seed},
+            "sweep": {"batch_size": 500 + seed, "checkpoint": "latest"},
+        }
+        | config,
+    }
+    LookupTable(rows, provenance).write(folder)
+    return folder
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def tables_in(output):
+    """The Markdown tables in a text: each a dict from the first cell to the other ones."""
+    tables = []
+    for block in output.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        if lines:
+            rows = [cells_of(line) for line in lines if "---" not in line]
+            tables.append({first: rest for first, *rest in rows})
+    return tables
+
+
+def test_a_report_of_several_runs(run_command, tmp_path):
+    """Three seeds of one experiment, the same with another learning rate, and another network."""
+    runs = [
+        write_run(tmp_path / "a0", (900, 500, 300, 200), seed=0),
+        write_run(tmp_path / "a1", (900, 520, 310, 260), seed=1),
+        write_run(tmp_path / "a2", (900, 540, 320, 290), seed=2),
+        write_run(tmp_path / "b", (800, 450, 350, 400), seed=0, optimizer={"learning_rate": 0.05}),
+        write_run(tmp_path / "c", (700, 600, 550, 500), seed=0, name="other"),
+    ]
+    picture = tmp_path / "figures" / "all.png"
+    result = run_command(
+        "accordion_jax.report", *runs[:-1], runs[-1] / "lookup_table.json", f"--out={picture}"
+    )
+    assert result.returncode == 0, result.stderr
+    at_shares, at_errors = tables_in(result.stdout)
+    assert at_shares == {
+        "top-1 error at a share of the bytes": ["seeds", "10 %", "25 %", "50 %", "75 %", "100 %"],
+        # 52 ± 2 % at 25 % of the bytes; the standard deviation of 20, 26 and 29 % is 4.58.
+        "mine on digits": [
+            "3",
+            "90.00 % ± 0.00",
+            "52.00 % ± 2.00",
+            "31.00 % ± 1.00",
+            "31.00 % ± 1.00",
+            "25.00 % ± 4.58",
+        ],
+        # With all its bytes one may run the second largest, which is the better one.
+        "mine on digits #2": ["1", "80.00 %", "45.00 %", "35.00 %", "35.00 %", "35.00 %"],
+        "other on digits": ["1", "70.00 %", "60.00 %", "55.00 %", "55.00 %", "50.00 %"],
+    }
+    assert at_errors == {
+        "least share of the bytes for a top-1 error": [
+            "seeds",
+            "10 %",
+            "20 %",
+            "30 %",
+            "40 %",
+            "50 %",
+        ],
+        # 30 %: with 50, 100 and 100 % of the bytes. 20 % only one seed reaches.
+        "mine on digits": ["3", "-", "-", "83.33 % ± 28.87", "50.00 % ± 0.00", "41.67 % ± 14.43"],
+        "mine on digits #2": ["1", "-", "-", "-", "50.00 %", "25.00 %"],
+        "other on digits": ["1", "-", "-", "-", "-", "100.00 %"],
+    }
+    assert result.stdout.rstrip().endswith(str(picture))
+    with Image.open(picture) as image:
+        image.load()
+
+
+def test_shares_errors_and_axis_may_be_chosen(run_command, tmp_path):
+    run = write_run(tmp_path / "run", (900, 500, 300, 200))
+    result = run_command(
+        "accordion_jax.report",
+        run,
+        f"--out={tmp_path}/figure.svg",
+        "--shares=5,12.5",
+        "--errors=95",
+        "--bits_per_parameter=64",
+    )
+    assert result.returncode == 0, result.stderr
+    at_shares, at_errors = tables_in(result.stdout)
+    assert at_shares["mine on digits"] == ["1", "-", "90.00 %"]
+    assert at_errors["mine on digits"] == ["1", "10.00 %"]
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+
+
+# What is wrong with a call -> what the message says. Each runs in the same process, one by one:
+# starting Python and JAX anew for each would take longer than all the rest.
+_CALLS = """
+import io, contextlib, json, sys
+from absl import app, flags
+from accordion_jax import report
+
+for arguments in json.loads(sys.argv[1]):
+    flags.FLAGS.unparse_flags()
+    rest = flags.FLAGS(["report", *arguments])
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            report.main(rest)
+            outcome = "finished"
+        except SystemExit as stop:
+            outcome = f"exit {stop.code}"
+        except app.UsageError as error:
+            outcome = f"usage: {error}"
+    print(json.dumps(outcome + " " + errors.getvalue()))
+"""
+
+
+@pytest.fixture
+def messages_of(run_command, tmp_path, monkeypatch):
+    """Calls the report with each of several argument lists; returns what it says to each."""
+
+    def call(*calls):
+        (tmp_path / "calls_of_report.py").write_text(_CALLS)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        arguments = [[*map(str, each)] for each in calls]
+        result = run_command("calls_of_report", json.dumps(arguments))
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('"')]
+
+    return call
+
+
+def test_errors_say_what_is_wrong(messages_of, tmp_path):
+    run = write_run(tmp_path / "run", (900, 500, 300, 200), seed=4)
+    twin = write_run(tmp_path / "twin", (900, 500, 300, 250), seed=4)
+    fewer = write_run(tmp_path / "fewer", (900, 300), seed=5, ladder=LADDER.subset([0]))
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "lookup_table.json").write_text("{")
+    out = f"--out={tmp_path}/figure.png"
+    calls = {
+        (): "usage: name at least one run",
+        (run, "--shares=10,150"): "usage: --shares: '150' is not a per cent in (0, 100]",
+        (run, "--errors=0"): "usage: --errors: '0' is not a per cent",
+        (run, "--errors=ten"): "usage: --errors: 'ten' is not a per cent",
+        (run, tmp_path / "none", out): f"exit 1 error: no look-up table at {tmp_path}/none",
+        (damaged, out): f"exit 1 error: {damaged}/lookup_table.json is not JSON",
+        (run, twin, out): "exit 1 error: mine on digits: seed 4 was given twice",
+        (run, run, out): "exit 1 error: mine on digits: seed 4 was given twice",
+        (run, fewer, out): "exit 1 error: mine on digits: runs to average must have the same",
+        (run, f"--out={tmp_path}/figure"): f"exit 1 error: {tmp_path}/figure ",
+        (run, f"--out={tmp_path}/figure.xyz"): f"exit 1 error: {tmp_path}/figure.xyz ",
+    }
+    for message, wanted in zip(messages_of(*calls), calls.values(), strict=True):
+        assert message.startswith(wanted)
+    assert not list(tmp_path.glob("*figure*"))
+
+
+def test_a_checkpoint_or_split_of_another_kind_is_another_curve(run_command, tmp_path):
+    runs = [
+        write_run(tmp_path / "latest", (900, 500, 300, 200)),
+        write_run(tmp_path / "best", (900, 500, 300, 100), sweep={"checkpoint": "best"}),
+    ]
+    table = LookupTable.read(runs[0])
+    validation = dataclasses.replace(table, provenance=table.provenance | {"split": "validation"})
+    validation.write(tmp_path / "validation")
+    result = run_command(
+        "accordion_jax.report", *runs, tmp_path / "validation", f"--out={tmp_path}/figure.png"
+    )
+    assert result.returncode == 0, result.stderr
+    at_shares, _ = tables_in(result.stdout)
+    full = {label: cells[-1] for label, cells in at_shares.items()}
+    assert full == {
+        "top-1 error at a share of the bytes": "100 %",
+        "mine on digits": "20.00 %",
+        "mine on digits #2": "10.00 %",
+        "mine on digits #3": "20.00 %",
+    }

@@ -1,0 +1,177 @@
+"""The loop: resuming, stopping, diverging, and how often it compiles."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from accordion_jax import training
+from accordion_jax.training import config as config_lib
+from accordion_jax.training.metrics import MetricWriter
+
+
+def small_config(**overrides):
+    config = config_lib.default_config()
+    config.name = "small"
+    config.model.stage_sizes = (1, 1, 1)
+    config.model.channels = (4, 8, 8)
+    config.data.name = "digits"
+    config.data.pad = 1
+    config.train.batch_size = 64
+    config.train.steps = 6
+    config.optimizer.learning_rate = 0.02
+    config.run.checkpoint_every_steps = 3
+    config.run.log_every_steps = 2
+    config.run.eval_every_epochs = 0.0
+    for name, value in overrides.items():
+        section, field = name.split("__")
+        config[section][field] = value
+    return config
+
+
+def make(**overrides):
+    return training.make_experiment(small_config(**overrides), jax.device_count())
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The state after six steps without a break, and its workdir."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    return training.unreplicate(training.train(make(), workdir)), workdir
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_resumed_run_equals_unbroken_one_bit_for_bit(tmp_path, unbroken):
+    training.train(make(train__steps=3), tmp_path)
+    resumed = training.unreplicate(training.train(make(), tmp_path))
+    assert int(resumed.step) == 6
+    assert_same(resumed, unbroken[0])
+    steps = [
+        [record["step"] for record in training.read_metrics(folder / "metrics.jsonl")]
+        for folder in (unbroken[1], tmp_path)
+    ]
+    assert steps[0] == [2, 4, 6]
+    assert sorted({*steps[1]}) == [2, 3, 4, 6]
+
+
+def test_another_seed_is_another_run(tmp_path, unbroken):
+    config = small_config()
+    config.seed = 1
+    other = training.unreplicate(training.train(training.make_experiment(config, 8), tmp_path))
+    assert not np.array_equal(
+        other.params["stem"]["conv"]["kernel"], unbroken[0].params["stem"]["conv"]["kernel"]
+    )
+
+
+def test_sigterm_saves_and_names_the_step(tmp_path, unbroken):
+    experiment = make(run__checkpoint_every_steps=2)
+
+    def evaluate(_variables):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"error": 0.5}
+
+    experiment.config.run.eval_every_epochs = 2 / experiment.steps_per_epoch
+    with pytest.raises(training.Preempted) as stopped:
+        training.train(experiment, tmp_path, evaluate=evaluate)
+    assert stopped.value.step == 3
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_same(training.unreplicate(training.train(make(), tmp_path)), unbroken[0])
+
+
+def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
+    experiment = make(optimizer__learning_rate=1e30, run__checkpoint_every_steps=1)
+    with pytest.raises(training.DivergedError, match=r"loss of step \d .*checkpoint"):
+        training.train(experiment, tmp_path)
+    with_state = training.Checkpoints(tmp_path / "checkpoints", read_only=True)
+    if with_state.latest is not None:
+        restored = with_state.restore(with_state.latest, experiment.shapes)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored.params))
+    with_state.close()
+
+
+def test_compilations_equal_the_configurations_drawn(tmp_path, monkeypatch):
+    made = []
+    original = training.loop._Loop._step_of
+
+    def counting(self, skip_mask, shapes):
+        made.append(skip_mask)
+        return original(self, skip_mask, shapes)
+
+    monkeypatch.setattr(training.loop._Loop, "_step_of", counting)
+    experiment = make(run__compile="ahead", train__steps=4)
+    training.train(experiment, tmp_path)
+    assert len(made) == len(set(made)) == len(experiment.policy.drawn) == 3
+
+
+def test_skipped_blocks_stay_as_they_were_through_a_run(tmp_path):
+    experiment = make(policy__probabilities=(0.0, 1.0, 0.0, 0.0))
+    before = jax.tree.map(np.asarray, experiment.init())
+    after = training.unreplicate(training.train(experiment, tmp_path))
+    for name in ("params", "batch_stats", "opt_state"):
+        for unit in ("stage2_block01", "stage3_block01"):
+            assert_same(getattr(before, name)[unit], getattr(after, name)[unit])
+    assert np.any(
+        before.params["stage1_block01"]["conv1"]["kernel"]
+        != after.params["stage1_block01"]["conv1"]["kernel"]
+    )
+
+
+def test_best_checkpoint_is_read_back_as_a_run(tmp_path, unbroken):
+    errors = iter([0.1, 0.4])
+    every = 3 / make().steps_per_epoch
+    experiment = make(run__eval_every_epochs=every)
+    training.claim_workdir(tmp_path, experiment, write=True)
+    training.train(experiment, tmp_path, evaluate=lambda _: {"error": next(errors)})
+    best, latest = (training.load_run(tmp_path, which) for which in ("best", "latest"))
+    assert (best.step, latest.step) == (3, 6)
+    assert_same(latest.variables["params"], unbroken[0].params)
+    assert latest.model.stage_sizes == (1, 1, 1)
+    assert latest.description["input"]["shape"] == [8, 8, 1]
+    assert len(latest.ladder) == 4
+
+
+def test_changed_config_over_an_old_workdir_names_each_field(tmp_path):
+    training.claim_workdir(tmp_path, make(), write=True)
+    training.claim_workdir(tmp_path, make(run__log_every_steps=5), write=True)
+    with pytest.raises(ValueError, match=r"config\.optimizer\.learning_rate: 0\.02 -> 0\.5"):
+        training.claim_workdir(tmp_path, make(optimizer__learning_rate=0.5), write=True)
+
+
+def test_batch_that_devices_do_not_divide_names_the_nearest():
+    with pytest.raises(ValueError, match="124 is not divisible by 8 devices; nearest: 120, 128"):
+        training.make_experiment(small_config(train__batch_size=124), 8)
+
+
+def test_probabilities_that_do_not_sum_to_one_are_refused():
+    with pytest.raises(ValueError, match=r"sum to 0\.9, not to 1"):
+        make(policy__probabilities=(0.0, 0.2, 0.2, 0.5))
+    with pytest.raises(ValueError, match="has 2 entries; the ladder of scheme 'coml' has 4"):
+        make(policy__probabilities=(0.5, 0.5))
+
+
+def test_learning_rate_is_the_papers():
+    config = config_lib.default_config()
+    config.data.name, config.model.stage_sizes = "digits", (1, 1, 1)
+    experiment = training.make_experiment(config)
+    per_epoch = experiment.steps_per_epoch
+    rates = [
+        float(experiment.learning_rate(epoch * per_epoch + shift))
+        for epoch, shift in ((0, 0), (82, -1), (82, 0), (123, -1), (123, 0))
+    ]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+
+
+def test_metrics_after_the_resumed_step_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "split": "train", "loss": 1.0}) for step in (2, 4, 6)]
+    path.write_text("\n".join(lines) + '\n{"step": 8, "spl')
+    writer = MetricWriter(tmp_path, 4)
+    writer.write(5, "train", {"loss": 0.5})
+    writer.close()
+    assert [record["step"] for record in training.read_metrics(path)] == [2, 4, 5]

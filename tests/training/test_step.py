@@ -1,0 +1,172 @@
+"""The step: what it changes, what it leaves, and that devices only share the work."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from accordion_jax import data
+from accordion_jax.models import ResNet
+from accordion_jax.training import step as step_lib
+from accordion_jax.training.experiment import kept_units
+from accordion_jax.training.state import init_state
+
+BATCH = 16
+EXAMPLES = 40
+OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-2), optax.trace(0.9))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (EXAMPLES, 8, 8, 3), np.uint8)
+    labels = rng.integers(0, 10, EXAMPLES).astype(np.int32)
+    return images, labels
+
+
+def make_model(axis_name=None):
+    return ResNet(10, (2, 1, 1), (4, 8, 8), axis_name=axis_name)
+
+
+def make_step(model, mask, devices, **overrides):
+    arguments = {
+        "model": model,
+        "skip_mask": mask,
+        "optimizer": OPTIMIZER,
+        "learning_rate": lambda step: 0.1,
+        "augmentation": step_lib.Augmentation(1, True, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        "seed": 7,
+        "batch_size": BATCH,
+        "devices": devices,
+    } | overrides
+    return functools.partial(step_lib.train_step, **arguments)
+
+
+def stack(tree, devices):
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (devices, *x.shape)), tree)
+
+
+def take_steps(model, masks, devices, dataset):
+    """The state after a step with each mask, on so many devices, as NumPy arrays."""
+    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    images, labels = dataset
+    order = np.arange(EXAMPLES, dtype=np.int32)[::-1]
+    inputs = stack((order, images, labels), devices)
+    state = stack(state, devices)
+    metrics = []
+    for mask in masks:
+        step = jax.pmap(
+            make_step(model, mask, devices),
+            axis_name=step_lib.AXIS,
+            devices=jax.devices()[:devices],
+        )
+        updated, numbers = step(state.keep(kept_units(model, mask)), *inputs)
+        state = state.merge(updated)
+        metrics.append({name: float(value[0]) for name, value in numbers.items()})
+    return jax.tree.map(lambda x: np.asarray(x[0]), state), metrics
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_skipped_blocks_keep_parameters_momentum_and_statistics_bit_for_bit(dataset):
+    full, short = (False,) * 4, (False, True, True, False)
+    after_full, _ = take_steps(make_model(), [full], 1, dataset)
+    after_short, _ = take_steps(make_model(), [full, short], 1, dataset)
+    for name in ("params", "batch_stats", "opt_state"):
+        before, after = getattr(after_full, name), getattr(after_short, name)
+        for skipped in ("stage1_block02", "stage2_block01"):
+            assert_same(before[skipped], after[skipped])
+        for kept in ("stem", "stage1_block01", "stage3_block01"):
+            changed = jax.tree.map(lambda x, y: bool(np.any(x != y)), before[kept], after[kept])
+            assert all(jax.tree.leaves(changed)), f"{name} of {kept}"
+    assert int(after_short.step) == 2
+
+
+def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
+    """Against the update written out: v = m v + g + w p; p = p - r v, twice."""
+    model, mask = make_model(), (False, False, True, True)
+    images, labels = dataset
+    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    units = kept_units(model, mask)
+    params = {unit: state.params[unit] for unit in units}
+    stats = {unit: state.batch_stats[unit] for unit in units if unit in state.batch_stats}
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    order = np.arange(EXAMPLES)[::-1]
+    for step in range(2):
+        rows = order[step * BATCH : (step + 1) * BATCH]
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), step), 2)
+        crops = data.augment(jnp.asarray(images[rows]), key, pad=1, flip=True)
+        x = data.normalise(crops, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+        def loss_of(params, x=x, rows=rows, stats=stats):
+            logits, updated = model.apply(
+                {"params": params, "batch_stats": stats},
+                x,
+                skip_mask=mask,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            log_p = jax.nn.log_softmax(logits)
+            picked = jnp.take_along_axis(log_p, labels[rows][:, None], axis=1)
+            return -picked.mean(), updated["batch_stats"]
+
+        gradients, stats = jax.grad(loss_of, has_aux=True)(params)
+        velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 1e-2 * p, velocity, gradients, params)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+    found, _ = take_steps(model, [mask, mask], 1, dataset)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        {unit: found.params[unit] for unit in units},
+        params,
+    )
+
+
+def test_cross_replica_batch_norm_makes_eight_devices_equal_one(dataset):
+    masks = [(False,) * 4, (False, False, True, True)]
+    model = make_model(axis_name=step_lib.AXIS)
+    one, metrics_one = take_steps(model, masks, 1, dataset)
+    eight, metrics_eight = take_steps(model, masks, 8, dataset)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, one, eight)
+    jax.tree.map(close, metrics_one, metrics_eight)
+
+
+def test_without_it_each_device_normalises_its_own_shard(dataset):
+    mask = (False,) * 4
+    one, _ = take_steps(make_model(), [mask], 1, dataset)
+    eight, _ = take_steps(make_model(), [mask], 8, dataset)
+    kernel = one.params["stage1_block01"]["conv1"]["kernel"]
+    assert not np.allclose(kernel, eight.params["stage1_block01"]["conv1"]["kernel"], atol=1e-4)
+    # The mean of equal shards' means is the mean; the first layer sees the same images in both.
+    np.testing.assert_allclose(
+        one.batch_stats["stem"]["norm"]["mean"],
+        eight.batch_stats["stem"]["norm"]["mean"],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_epoch_order_is_a_permutation_of_its_own_epoch_and_seed():
+    order = functools.partial(step_lib.epoch_order, steps_per_epoch=5, examples=EXAMPLES)
+    first = order(jnp.int32(0), seed=1)
+    assert sorted(first.tolist()) == list(range(EXAMPLES))
+    np.testing.assert_array_equal(first, order(jnp.int32(4), seed=1))
+    assert first.tolist() != order(jnp.int32(5), seed=1).tolist()
+    assert first.tolist() != order(jnp.int32(0), seed=2).tolist()
+
+
+def test_a_step_moves_nothing_between_host_and_device(dataset):
+    model, mask = make_model(), (False, False, True, True)
+    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    inputs = (np.arange(EXAMPLES, dtype=np.int32), *dataset)
+    arguments = stack((state.keep(kept_units(model, mask)), *inputs), 1)
+    step = jax.pmap(make_step(model, mask, 1), axis_name=step_lib.AXIS, devices=jax.devices()[:1])
+    compiled = step.lower(*arguments).compile()
+    arguments = jax.device_put(arguments, compiled.input_shardings[0])
+    with jax.transfer_guard("disallow"):
+        compiled(*arguments)
