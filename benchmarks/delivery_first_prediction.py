@@ -1,6 +1,6 @@
 """Time to the first prediction against time to the full model, over slowed real connections.
 
-  python benchmarks/delivery_first_prediction.py [--runs=3] [--mbps=1,5,20,100] [--blocks=18]
+  python -m benchmarks.delivery_first_prediction [--runs=3] [--mbps=1,5,20,100] [--blocks=18]
 
 ResNet-(6 blocks + 2) with random weights (delivery does not look at them), images of 32 x 32, CoML.
 The endpoint runs in a process of its own; the connection is real, and slowed in the client by a
@@ -9,14 +9,8 @@ compiled and nothing cached. Prints medians, and the range over the runs.
 """
 
 import argparse
-import importlib.metadata
-import os
 import pathlib
-import platform
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
@@ -24,59 +18,14 @@ import httpx
 import jax
 import numpy as np
 
-from accordion_jax.bundle import bundle_parts
-from accordion_jax.delivery.bundle import read_manifest, write_bundle
+from accordion_jax.delivery.bundle import read_manifest
 from accordion_jax.delivery.cache import SegmentCache
 from accordion_jax.delivery.device import Device
 from accordion_jax.delivery.links import Link, ThrottledTransport, constant
 from accordion_jax.delivery.runtime import Runtime
 from accordion_jax.delivery.transport import HttpTransport
-from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
-from accordion_jax.models import ResNet, describe
-
-SHAPE = (32, 32, 3)
-
-
-def write_resnet(folder: pathlib.Path, blocks: int) -> pathlib.Path:
-    """Writes a bundle of a ResNet of `blocks` blocks a stage, and returns its folder."""
-    model = ResNet(10, (blocks,) * 3)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
-    rng = np.random.default_rng(0)
-    variables = jax.tree.map(lambda s: rng.uniform(0.01, 0.1, s.shape).astype(s.dtype), shapes)
-    macs = model.unit_macs(SHAPE)
-    ladder = make_ladder("coml", model.stage_sizes)
-
-    def cost(*units: str) -> UnitCost:
-        kept = [{unit: tree.get(unit, {}) for unit in units} for tree in variables.values()]
-        leaves = jax.tree.leaves(kept)
-        sizes = sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves)
-        return UnitCost(*sizes, sum(macs[unit] for unit in units))
-
-    rows = tuple(
-        make_row(
-            ladder,
-            configuration,
-            base=cost(*model.base_names),
-            blocks=tuple(cost(name) for name in model.block_names),
-            examples=10_000,
-            errors=round(9000 * 0.95**configuration.depth),
-            cross_entropy=1.0,
-        )
-        for configuration in ladder
-    )
-    description = describe(model) | {
-        "input": {"shape": list(SHAPE), "mean": [0.5] * 3, "std": [0.25] * 3},
-        "classes": None,
-    }
-    parts = bundle_parts(
-        variables,
-        base_names=model.base_names,
-        block_names=model.block_names,
-        description=description,
-        ladder=ladder,
-        table=LookupTable(rows, {"scheme": "coml"}),
-    )
-    return write_bundle(folder, **parts)
+from benchmarks.delivery_setting import SHAPE, endpoint, write_resnet
+from benchmarks.machine import machine
 
 
 def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
@@ -114,19 +63,6 @@ def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
     return found
 
 
-def print_machine() -> None:
-    """Prints what the figures depend on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text())
-        name = models[0] if models else name
-    print(f"{name}, {os.cpu_count()} cores; Python {platform.python_version()}", end="")
-    for package in ("jax", "flax", "httpx", "uvicorn", "starlette"):
-        print(f", {package} {importlib.metadata.version(package)}", end="")
-    print()
-
-
 def main() -> None:
     """Measures each rate, and prints a row for it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -134,7 +70,7 @@ def main() -> None:
     parser.add_argument("--mbps", default="1,5,20,100")
     parser.add_argument("--blocks", type=int, default=18, help="a stage; 18 is ResNet-110")
     options = parser.parse_args()
-    print_machine()
+    print(machine("jax", "flax", "httpx", "uvicorn", "starlette"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         manifest = read_manifest(write_resnet(folder / "bundles", options.blocks))
@@ -145,12 +81,8 @@ def main() -> None:
             f"(+{100 * (manifest.size_bytes / raw - 1):.2f} %); base "
             f"{manifest.segments[0].size_bytes} bytes"
         )
-        command = [sys.executable, "-m", "accordion_jax.serve", f"--bundles={folder / 'bundles'}"]
-        endpoint = subprocess.Popen([*command, "--port=0"], stdout=subprocess.PIPE, text=True)
-        assert endpoint.stdout is not None
-        try:
-            line = endpoint.stdout.readline()
-            url = line.rpartition("on ")[2].strip().rstrip("/")
+        with endpoint(folder / "bundles") as ((host, port), _):
+            url = f"http://{host}:{port}"
             jax.jit(lambda x: x + 1)(1)  # JAX is up before the first request.
             milestones = ["manifest", "base", "first prediction", "full download"]
             milestones.append("full prediction")
@@ -167,9 +99,6 @@ def main() -> None:
                     spread = f"({min(seconds):.2f}-{max(seconds):.2f})"
                     cells.append(f"{statistics.median(seconds):.2f} {spread}")
                 print(f"{mbps:7g}  " + "  ".join(f"{cell:>22}" for cell in cells), flush=True)
-        finally:
-            endpoint.terminate()
-            endpoint.wait()
 
 
 if __name__ == "__main__":

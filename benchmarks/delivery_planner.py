@@ -1,6 +1,6 @@
 """Plans a second and their latency, as a function call and over HTTP, the server on one core.
 
-  python benchmarks/delivery_planner.py
+  python -m benchmarks.delivery_planner
 
 ResNet-110 with CoML's 55 configurations; requirements and held segments drawn at random.
 """
@@ -13,10 +13,11 @@ import threading
 import time
 
 import numpy as np
-from delivery_setting import Connection, cpu_seconds, endpoint, pin, print_machine, write_resnet110
 
 from accordion_jax.delivery.bundle import read_manifest
 from accordion_jax.delivery.planner import Requirements, plan
+from benchmarks.delivery_setting import Connection, cpu_seconds, endpoint, pin, write_resnet
+from benchmarks.machine import machine
 
 PLANS = 5000
 CONNECTIONS = 8
@@ -98,9 +99,9 @@ def over_http(server, manifest, questions, connections):
 
 def main():
     """Writes the bundle, and times both."""
-    print_machine()
+    print(machine("starlette", "uvicorn", "h11"))
     with tempfile.TemporaryDirectory() as folder:
-        bundle = write_resnet110(pathlib.Path(folder))
+        bundle = write_resnet(pathlib.Path(folder), 18)
         manifest = read_manifest(bundle)
         questions = list(draw_questions(manifest, PLANS))
         held = statistics.mean(len(held) for _, held in questions)

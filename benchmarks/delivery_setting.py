@@ -1,88 +1,72 @@
-"""What the benchmarks of delivery share: a bundle of ResNet-110's sizes, a server, the machine."""
+"""What the benchmarks of delivery share: a bundle of a ResNet's sizes, and a server."""
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
-import platform
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from accordion_jax.delivery.bundle import write_bundle
+from accordion_jax.delivery.cutting import bundle_parts
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
+from accordion_jax.models import ResNet, describe
+
+SHAPE = (32, 32, 3)
 
 # One core for the server and one for the client, where there are two.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def write_resnet110(folder: pathlib.Path) -> pathlib.Path:
-    """Writes a bundle with the segments of ResNet-110 under CoML: random weights, 7.1 MB, 55 files.
+def write_resnet(folder: pathlib.Path, blocks: int) -> pathlib.Path:
+    """Writes a bundle of a ResNet of `blocks` blocks a stage under CoML, and returns its folder.
 
-    Its errors fall with depth as they do for trained networks; delivery does not look at weights.
+    Random weights, and errors that fall with depth as they do for trained networks: delivery does
+    not look at either. 18 blocks a stage are ResNet-110: 7.1 MB in 55 segments.
     """
+    model = ResNet(10, (blocks,) * 3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
     rng = np.random.default_rng(0)
-    ladder = make_ladder("coml", (18, 18, 18))
+    variables = jax.tree.map(lambda s: rng.uniform(0.01, 0.1, s.shape).astype(s.dtype), shapes)
+    macs = model.unit_macs(SHAPE)
+    ladder = make_ladder("coml", model.stage_sizes)
 
-    def arrays(**shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
-        return {
-            name.replace("_", "/"): rng.normal(size=shape).astype(np.float32)
-            for name, shape in shapes.items()
-        }
+    def cost(*units: str) -> UnitCost:
+        kept = [{unit: tree.get(unit, {}) for unit in units} for tree in variables.values()]
+        leaves = jax.tree.leaves(kept)
+        sizes = sum(leaf.size for leaf in leaves), sum(leaf.nbytes for leaf in leaves)
+        return UnitCost(*sizes, sum(macs[unit] for unit in units))
 
-    def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}_{part}": (channels,) for part in ("scale", "bias", "mean", "var")}
-
-    segments = {
-        "base": arrays(
-            stem_conv_kernel=(3, 3, 3, 16),
-            **norm("stem_norm", 16),
-            head_kernel=(64, 10),
-            head_bias=(10,),
-        )
-    }
-    for stage, width in enumerate((16, 32, 64), 1):
-        for block in range(1, 19):
-            kernel = (3, 3, width, width)
-            segments[f"stage{stage}_block{block:02d}"] = arrays(
-                conv1_kernel=kernel,
-                conv2_kernel=kernel,
-                **norm("norm1", width),
-                **norm("norm2", width),
-            )
-    costs = [
-        UnitCost(0, sum(array.nbytes for array in each.values()), 4_718_592)
-        for each in segments.values()
-    ]
-    names = list(segments)
     rows = tuple(
         make_row(
             ladder,
             configuration,
-            base=costs[0],
-            blocks=tuple(costs[1:]),
+            base=cost(*model.base_names),
+            blocks=tuple(cost(name) for name in model.block_names),
             examples=10_000,
             errors=round(9000 * 0.95**configuration.depth),
             cross_entropy=1.0,
         )
         for configuration in ladder
     )
-    return write_bundle(
-        folder,
-        segments=segments,
-        depends_on={name: [] if name == "base" else ["base"] for name in names},
-        ladder=[
-            {"name": c.name, "segments": names[: c.depth + 1], "skip_mask": c.skip_mask}
-            for c in ladder
-        ],
-        model={"family": "resnet", "arguments": {}},
+    description = describe(model) | {
+        "input": {"shape": list(SHAPE), "mean": [0.5] * 3, "std": [0.25] * 3},
+        "classes": None,
+    }
+    parts = bundle_parts(
+        variables,
+        base_names=model.base_names,
+        block_names=model.block_names,
+        description=description,
+        ladder=ladder,
         table=LookupTable(rows, {"scheme": "coml"}),
-        provenance={"weights": "random"},
     )
+    return write_bundle(folder, **parts)
 
 
 @contextlib.contextmanager
@@ -158,22 +142,3 @@ class Connection:
 def get(path: str) -> bytes:
     """Returns a GET request."""
     return f"GET {path} HTTP/1.1\r\nHost: benchmark\r\n\r\n".encode()
-
-
-def print_machine() -> None:
-    """Prints the hardware and the versions that the figures are of."""
-    cpu = platform.processor()
-    with contextlib.suppress(OSError):
-        text = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        found = re.search(r"model name\s*: (.*)", text)
-        cpu = found.group(1) if found else cpu
-    names = ("starlette", "uvicorn", "httptools", "h11", "uvloop")
-    versions = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"{cpu}, {len(CORES)} cores, load before {load}; {platform.platform()}")
-    print(f"Python {platform.python_version()}, {', '.join(versions)}")
-    if len(CORES) < 2:
-        print("only one core: server and client share it, and the figures are too low")

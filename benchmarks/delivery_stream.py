@@ -1,6 +1,6 @@
 """Throughput of our endpoint against nginx that sends the same bytes on the same machine.
 
-  python benchmarks/delivery_stream.py
+  python -m benchmarks.delivery_stream
 
 Each server has one core, the client another. nginx sends with sendfile, as in launch/nginx.conf.
 """
@@ -15,17 +15,16 @@ import sys
 import tempfile
 import time
 
-from delivery_setting import (
+from accordion_jax.delivery.bundle import read_manifest, segment_path
+from benchmarks.delivery_setting import (
     Connection,
     cpu_seconds,
     endpoint,
     get,
     pin,
-    print_machine,
-    write_resnet110,
+    write_resnet,
 )
-
-from accordion_jax.delivery.bundle import read_manifest, segment_path
+from benchmarks.machine import machine
 
 RUNS = 41
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -83,11 +82,11 @@ def main():
     """Writes the bundle, and times both servers in three ways."""
     if NGINX is None:
         sys.exit("nginx is not installed: nothing to compare with")
-    print_machine()
+    print(machine("starlette", "uvicorn", "h11"))
     version = subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True).stderr
     print(version.strip())
     with tempfile.TemporaryDirectory() as folder:
-        bundle = write_resnet110(pathlib.Path(folder) / "bundles")
+        bundle = write_resnet(pathlib.Path(folder) / "bundles", 18)
         manifest = read_manifest(bundle)
         digests = list(manifest.by_sha256)
         files = [segment_path(bundle, sha256) for sha256 in digests]

@@ -17,7 +17,8 @@ from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.experiment import kept_units
-from benchmarks.timing import interleaved, machine, median_ratio
+from benchmarks.machine import machine
+from benchmarks.timing import interleaved, median_ratio
 
 _N = flags.DEFINE_integer("n", 9, "Blocks a stage: ResNet-(6n+2).")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
@@ -66,7 +67,8 @@ def main(_argv: list[str]) -> None:
 
     seconds = interleaved({str(depth): step_of(depth) for depth in depths}, _REPEATS.value)
     full = seconds[str(total)]
-    print(f"ResNet-{6 * _N.value + 2}, batch {_BATCH.value}; {machine()}")
+    print(f"ResNet-{6 * _N.value + 2}, batch {_BATCH.value}")
+    print(machine("jax", "jaxlib", "flax"))
     print(
         "| blocks | share | seconds | time / full | difference |\n| --- | --- | --- | --- | --- |"
     )

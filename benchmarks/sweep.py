@@ -15,7 +15,8 @@ from absl import app, flags
 from accordion_jax import data, evaluation, training
 from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
-from benchmarks.timing import interleaved, machine, median_ratio
+from benchmarks.machine import machine
+from benchmarks.timing import interleaved, median_ratio
 
 _N = flags.DEFINE_integer("n", 18, "Blocks a stage: ResNet-(6n+2).")
 _IMAGES = flags.DEFINE_integer("images", 1000, "Images to evaluate.")
@@ -56,7 +57,7 @@ def main(_argv: list[str]) -> None:
     one_pass, full = seconds["all truncations, one pass"], seconds["full depth"]
 
     print(f"ResNet-{6 * _N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
-    print(machine())
+    print(machine("jax", "jaxlib", "flax"))
     print(f"full depth: {np.median(full):.2f} s; one pass over all: {np.median(one_pass):.2f} s")
     print(f"one pass / full depth: {median_ratio(one_pass, full):.3f} (median of {_REPEATS.value})")
     if depths:

@@ -1,12 +1,8 @@
-"""How the benchmarks time: medians of interleaved runs, and what they ran on."""
+"""How the benchmarks time: medians of interleaved runs."""
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-
-import jax
 
 
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -33,12 +29,3 @@ def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[
 def median_ratio(of: list[float], to: list[float]) -> float:
     """Returns the median of the ratios pair by pair."""
     return statistics.median(a / b for a, b in zip(of, to, strict=True))
-
-
-def machine() -> str:
-    """Returns the hardware and the versions, in a line."""
-    device = jax.devices()[0]
-    return (
-        f"{len(jax.devices())} x {device.device_kind} ({platform.machine()}, "
-        f"{os.cpu_count()} cores), JAX {jax.__version__}, Python {platform.python_version()}"
-    )

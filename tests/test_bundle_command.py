@@ -5,8 +5,9 @@ import safetensors
 import safetensors.numpy
 from jax import numpy as jnp
 
-from accordion_jax.bundle import bundle_parts, summary
+from accordion_jax.bundle import summary
 from accordion_jax.delivery.bundle import segment_path, verify_bundle, write_bundle
+from accordion_jax.delivery.cutting import bundle_parts
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.models import ResNet, build, describe
 
