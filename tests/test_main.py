@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, command_environment
 
 from accordion_jax import training
 from accordion_jax.depth import LookupTable
+from tests.commands import ROOT, command_environment
 
 CONFIG = "configs/quickstart.py"
 # A small network on few steps: what is tested is the job, not what it learns.
