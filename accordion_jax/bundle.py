@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
+from absl import logging as absl_logging
 
 from accordion_jax.delivery.bundle import verify_bundle, write_bundle
 from accordion_jax.depth import Ladder, LookupTable
@@ -133,6 +134,7 @@ def main(argv: list[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax tells at length how it reads
     table = LookupTable.read(_WORKDIR.value)
     run = _measured_run(_WORKDIR.value, table)
     parts = bundle_parts(

@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.NAME=VALUE")
     config = _CONFIG.value
+    absl_logging.set_verbosity(absl_logging.WARNING)  # before JAX looks for accelerators, aloud
     if _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _DISTRIBUTED.value:
@@ -124,8 +125,7 @@ class _BesideTheBar(logging.Handler):
 
 
 def _set_logging(level: int) -> None:
-    """Shows this package's lines, and of its libraries only warnings."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    """Shows this package's lines from `level` on."""
     handler = _BesideTheBar()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     _log.handlers, _log.propagate = [handler], False
