@@ -67,10 +67,10 @@ def main(argv: list[str]) -> None:
     trained_s = time.monotonic() - started
 
     started = time.monotonic()
-    step, variables = int(training.unreplicate(state.step)), state.variables
+    step, variables = int(data.unreplicate(state.step)), state.variables
     if config.sweep.checkpoint == "best":
         run = training.load_run(workdir, "best")
-        step, variables = run.step, training.replicate(run.variables)
+        step, variables = run.step, data.replicate(run.variables)
     ladder = experiment.ladder
     if config.sweep.depths:
         ladder = ladder.subset(config.sweep.depths)
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     if not first:
         return
     base, blocks = evaluation.unit_costs(
-        experiment.model, training.unreplicate(variables), experiment.image_shape
+        experiment.model, data.unreplicate(variables), experiment.image_shape
     )
     provenance = {
         "name": training.run_name(config),

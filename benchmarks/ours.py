@@ -50,9 +50,9 @@ class Ours:
         self.options = options
         self.experiment = make_experiment(options, overrides)
         experiment = self.experiment
-        self.state = training.replicate(experiment.init())
+        self.state = data.replicate(experiment.init())
         dataset = experiment.train
-        self.images, self.labels = training.replicate((dataset.images, dataset.labels))
+        self.images, self.labels = data.replicate((dataset.images, dataset.labels))
         order = functools.partial(
             step_lib.epoch_order,
             seed=0,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from accordion_jax import training
+from accordion_jax import data, training
 from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
 from accordion_jax.training import step as step_lib
@@ -30,12 +30,10 @@ def main(_argv: list[str]) -> None:
     """Times and prints."""
     model = ResNet(100, (_N.value,) * 3)
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.trace(0.9))
-    state = training.replicate(
-        training.init_state(model, optimizer, jax.random.key(0), (32, 32, 3))
-    )
+    state = data.replicate(training.init_state(model, optimizer, jax.random.key(0), (32, 32, 3)))
     examples = 4 * _BATCH.value
     rng = np.random.default_rng(0)
-    inputs = training.replicate(
+    inputs = data.replicate(
         (
             np.arange(examples, dtype=np.int32),
             rng.integers(0, 256, (examples, 32, 32, 3), np.uint8),

@@ -35,7 +35,7 @@ def main(_argv: list[str]) -> None:
     dataset = data.Dataset("random", images, labels, 100, (0.5,) * 3, (0.25,) * 3)
 
     state = training.init_state(model, optax.identity(), jax.random.key(0), (32, 32, 3))
-    variables = training.replicate(state.variables)
+    variables = data.replicate(state.variables)
 
     def sweep_of(masks):
         sweep = evaluation.Sweep(

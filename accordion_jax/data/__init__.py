@@ -8,8 +8,10 @@ from accordion_jax.data.augmentation import (
 )
 from accordion_jax.data.dataset import Dataset, DatasetUnavailableError
 from accordion_jax.data.loading import load
+from accordion_jax.data.placement import AXIS, replicate, spread, to_global, unreplicate
 
 __all__ = [
+    "AXIS",
     "Dataset",
     "DatasetUnavailableError",
     "apply_augmentation",
@@ -17,4 +19,8 @@ __all__ = [
     "augment_parameters",
     "load",
     "normalise",
+    "replicate",
+    "spread",
+    "to_global",
+    "unreplicate",
 ]

@@ -13,8 +13,6 @@ from accordion_jax import data
 from accordion_jax.depth import Ladder, LookupTable, SkipMask, UnitCost, make_row
 from accordion_jax.models import ResNet
 
-_AXIS = "batch"
-
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
@@ -75,9 +73,8 @@ class Sweep:
             return np.ascontiguousarray(batches[:, first : first + local].swapaxes(0, 1))
 
         counted = np.ones(self._examples, np.bool_)
-        put = jax.pmap(lambda x: x, axis_name=_AXIS)
-        self._batches = [put(lay_out(x)) for x in (images, labels, counted)]
-        self._rounds = rounds
+        self._batches = data.spread([lay_out(x) for x in (images, labels, counted)])
+        self._steps = [data.spread(np.full(local, i, np.int32)) for i in range(rounds)]
         self._count = _counter(model, skip_masks, dataset.mean, dataset.std)
         self._options = compiler_options
         self._compiled: Callable | None = None
@@ -87,16 +84,13 @@ class Sweep:
 
         Args:
           variables: as `model.apply` takes them, every array with a leading axis of local devices
-            (`training.replicate`).
+            (`data.replicate`).
         """
-        devices = self._batches[0].shape[0]
-        rounds = np.arange(self._rounds, dtype=np.int32)
-        steps = [np.full(devices, each, np.int32) for each in rounds]
         if self._compiled is None:
-            lowered = self._count.lower(variables, *self._batches, steps[0])  # type: ignore[attr-defined]
+            lowered = self._count.lower(variables, *self._batches, self._steps[0])  # type: ignore[attr-defined]
             self._compiled = lowered.compile(compiler_options=self._options)
-        results = [self._compiled(variables, *self._batches, step) for step in steps]
-        errors, sums = zip(*(jax.tree.map(_first, result) for result in results), strict=True)
+        results = [self._compiled(variables, *self._batches, step) for step in self._steps]
+        errors, sums = zip(*(data.unreplicate(result) for result in results), strict=True)
         return Counts(
             self._examples,
             np.asarray(errors, np.int64).sum(0),
@@ -123,13 +117,9 @@ def _counter(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         errors = jnp.sum(wrong & valid, axis=1, dtype=jnp.int32)
         sums = jnp.sum(jnp.where(valid, losses, 0.0), axis=1)
-        return jax.lax.psum((errors, sums), _AXIS)
+        return jax.lax.psum((errors, sums), data.AXIS)
 
-    return jax.pmap(count, axis_name=_AXIS)
-
-
-def _first(x: jax.Array) -> np.ndarray:
-    return np.asarray(x.addressable_shards[0].data)[0]
+    return jax.pmap(count, axis_name=data.AXIS)
 
 
 def make_table(

@@ -12,7 +12,7 @@ from accordion_jax.training.experiment import (
 )
 from accordion_jax.training.loop import DivergedError, Preempted, train
 from accordion_jax.training.metrics import progress, read_metrics
-from accordion_jax.training.state import TrainState, init_state, replicate, unreplicate
+from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.variants import Variants, cpu_compiler_options
 
 __all__ = [
@@ -31,10 +31,8 @@ __all__ = [
     "make_experiment",
     "progress",
     "read_metrics",
-    "replicate",
     "run_name",
     "to_jsonable",
     "train",
-    "unreplicate",
     "versions",
 ]

@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from accordion_jax import data
 from accordion_jax.depth import SkipMask, draw, first_drawn
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
 from accordion_jax.training.experiment import CHECKPOINTS, Experiment
 from accordion_jax.training.metrics import MetricWriter, progress
-from accordion_jax.training.state import TrainState, Tree, replicate, unreplicate
+from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.variants import Variants, cpu_compiler_options
 
 _log = logging.getLogger(__name__)
@@ -81,10 +83,10 @@ def train(
     with contextlib.closing(checkpoints), _Stop() as stop:
         step = checkpoints.latest or 0
         if step:
-            state = replicate(checkpoints.restore(step, experiment.shapes))
+            state = data.replicate(checkpoints.restore(step, experiment.shapes))
             _log.info("goes on from step %d of %d", step, experiment.total_steps)
         else:
-            state = replicate(experiment.init())
+            state = data.replicate(experiment.init())
         if step >= experiment.total_steps:
             return state
         writer = MetricWriter(workdir, step, enabled=first)
@@ -104,8 +106,10 @@ class _Loop:
         self.eval_split: str = eval_split
         self.stop: _Stop = stop
         self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
-        self.images, self.labels = replicate((experiment.train.images, experiment.train.labels))
-        self.epoch_order = jax.pmap(
+        self.images, self.labels = data.replicate(
+            (experiment.train.images, experiment.train.labels)
+        )
+        self._epoch_order = jax.pmap(
             functools.partial(
                 step_lib.epoch_order,
                 seed=experiment.config.seed,
@@ -116,13 +120,21 @@ class _Loop:
         )
         self.first = jax.process_index() == 0
 
+    def epoch_order(self, step: jax.Array) -> jax.Array:
+        """The order of the epoch of a step, on every device."""
+        return data.to_global(self._epoch_order(step))
+
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""
         experiment = self.experiment
         order = self.epoch_order(state.step)
-        # Shapes only: the first step is given the arrays, and they are gone after it.
-        shapes = jax.tree.map(_shape, (state, order))
-        variants = Variants(functools.partial(self._step_of, shapes=shapes), cpu_compiler_options())
+        # A copy to compile for: a step is given the state itself, which is gone after it. With
+        # several processes pmap takes no shapes in place of arrays.
+        copy = jax.pmap(lambda tree: jax.tree.map(jnp.copy, tree), axis_name=step_lib.AXIS)
+        like = data.to_global(copy(state))
+        variants = Variants(
+            functools.partial(self._step_of, like=like, order=order), cpu_compiler_options()
+        )
         fields = experiment.config.run
         if fields.compile == "ahead":
             self._compile_ahead(variants)
@@ -169,7 +181,7 @@ class _Loop:
                 if stopping or step == total or step % self._checkpoint_every == 0:
                     window.drain()
                     metrics = None if stopping else self._evaluate(state, step)
-                    self.checkpoints.save(step, unreplicate(state), metrics)
+                    self.checkpoints.save(step, data.unreplicate(state), metrics)
                 if stopping and step < total:
                     self.checkpoints.wait()
                     raise Preempted(step)
@@ -183,7 +195,7 @@ class _Loop:
         by_epoch = round(fields.checkpoint_every_epochs * self.experiment.steps_per_epoch)
         return fields.checkpoint_every_steps or max(1, by_epoch)
 
-    def _step_of(self, skip_mask: SkipMask, shapes: tuple[TrainState, jax.Array]):
+    def _step_of(self, skip_mask: SkipMask, like: TrainState, order: jax.Array):
         """The mapped step of a configuration, and arguments to compile it for."""
         experiment = self.experiment
         step = functools.partial(
@@ -198,8 +210,7 @@ class _Loop:
             devices=jax.device_count(),
         )
         mapped = jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
-        state, order = shapes
-        return mapped, (state.keep(self.units[skip_mask]), order, self.images, self.labels)
+        return mapped, (like.keep(self.units[skip_mask]), order, self.images, self.labels)
 
     def _compile_ahead(self, variants: Variants) -> None:
         ladder = self.experiment.ladder
@@ -287,10 +298,6 @@ class _Window:
             },
         )
         self._read, self._since, self._first_step = [], now, step
-
-
-def _shape(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def _local(x: jax.Array) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from accordion_jax.models import ResNet
@@ -103,14 +102,3 @@ def _init(
     opt_state = {unit: optimizer.init(tree) for unit, tree in params.items()}
     stats = dict(variables.get("batch_stats", {}))
     return TrainState(jnp.zeros((), jnp.int32), params, stats, opt_state)
-
-
-def replicate(tree: Tree) -> Tree:
-    """Returns the tree on every local device, each array with a leading axis of devices."""
-    devices = np.zeros(jax.local_device_count(), np.int8)
-    return jax.pmap(lambda x, _: x, axis_name="batch", in_axes=(None, 0))(tree, devices)
-
-
-def unreplicate(tree: Tree) -> Tree:
-    """Returns the first local device's copy of a replicated tree, as NumPy arrays."""
-    return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)

@@ -16,7 +16,7 @@ from accordion_jax.depth import SkipMask
 from accordion_jax.models import ResNet
 from accordion_jax.training.state import TrainState
 
-AXIS = "batch"
+AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
 
 

@@ -14,10 +14,9 @@ from flax import linen as nn
 from networks import perturbed_variables, tiny_resnet
 
 from accordion_jax import data
-from accordion_jax.data import Dataset
+from accordion_jax.data import Dataset, replicate
 from accordion_jax.depth import UnitCost, make_ladder
 from accordion_jax.evaluation import Counts, Sweep, make_table
-from accordion_jax.training import replicate
 
 CLASSES = 10
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from accordion_jax import training
+from accordion_jax import data, training
 from accordion_jax.training import config as config_lib
 from accordion_jax.training.metrics import MetricWriter
 
@@ -40,7 +40,7 @@ def make(**overrides):
 def unbroken(tmp_path_factory):
     """The state after six steps without a break, and its workdir."""
     workdir = tmp_path_factory.mktemp("unbroken")
-    return training.unreplicate(training.train(make(), workdir)), workdir
+    return data.unreplicate(training.train(make(), workdir)), workdir
 
 
 def assert_same(one, other):
@@ -49,7 +49,7 @@ def assert_same(one, other):
 
 def test_resumed_run_equals_unbroken_one_bit_for_bit(tmp_path, unbroken):
     training.train(make(train__steps=3), tmp_path)
-    resumed = training.unreplicate(training.train(make(), tmp_path))
+    resumed = data.unreplicate(training.train(make(), tmp_path))
     assert int(resumed.step) == 6
     assert_same(resumed, unbroken[0])
     steps = [
@@ -63,7 +63,7 @@ def test_resumed_run_equals_unbroken_one_bit_for_bit(tmp_path, unbroken):
 def test_another_seed_is_another_run(tmp_path, unbroken):
     config = small_config()
     config.seed = 1
-    other = training.unreplicate(training.train(training.make_experiment(config, 8), tmp_path))
+    other = data.unreplicate(training.train(training.make_experiment(config, 8), tmp_path))
     assert not np.array_equal(
         other.params["stem"]["conv"]["kernel"], unbroken[0].params["stem"]["conv"]["kernel"]
     )
@@ -81,7 +81,7 @@ def test_sigterm_saves_and_names_the_step(tmp_path, unbroken):
         training.train(experiment, tmp_path, evaluate=evaluate)
     assert stopped.value.step == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert_same(training.unreplicate(training.train(make(), tmp_path)), unbroken[0])
+    assert_same(data.unreplicate(training.train(make(), tmp_path)), unbroken[0])
 
 
 def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
@@ -99,9 +99,9 @@ def test_compilations_equal_the_configurations_drawn(tmp_path, monkeypatch):
     made = []
     original = training.loop._Loop._step_of
 
-    def counting(self, skip_mask, shapes):
+    def counting(self, skip_mask, **arguments):
         made.append(skip_mask)
-        return original(self, skip_mask, shapes)
+        return original(self, skip_mask, **arguments)
 
     monkeypatch.setattr(training.loop._Loop, "_step_of", counting)
     experiment = make(run__compile="ahead", train__steps=4)
@@ -112,7 +112,7 @@ def test_compilations_equal_the_configurations_drawn(tmp_path, monkeypatch):
 def test_skipped_blocks_stay_as_they_were_through_a_run(tmp_path):
     experiment = make(policy__probabilities=(0.0, 1.0, 0.0, 0.0))
     before = jax.tree.map(np.asarray, experiment.init())
-    after = training.unreplicate(training.train(experiment, tmp_path))
+    after = data.unreplicate(training.train(experiment, tmp_path))
     for name in ("params", "batch_stats", "opt_state"):
         for unit in ("stage2_block01", "stage3_block01"):
             assert_same(getattr(before, name)[unit], getattr(after, name)[unit])
