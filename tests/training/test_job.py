@@ -11,9 +11,9 @@ import textwrap
 import time
 
 import pytest
-from tests.training.test_grid import QUICKSTART, a_table
 
 from accordion_jax.training import grid, job
+from tests.training.test_grid_plan import QUICKSTART, a_table
 
 # Takes steps with a "checkpoint" each, from the newest there is; the table at the end. What it
 # does at a signal, or at a step, comes from the environment.
