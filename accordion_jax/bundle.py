@@ -7,7 +7,7 @@ writes ``DIR/<model_id>/`` (see `accordion_jax.delivery.bundle`), and prints its
 
 import pathlib
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from accordion_jax.delivery.bundle import verify_bundle, write_bundle
 from accordion_jax.delivery.cutting import bundle_parts
@@ -23,6 +23,7 @@ def main(argv: list[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     table = LookupTable.read(_WORKDIR.value)
     run = _measured_run(_WORKDIR.value, table)
     parts = bundle_parts(

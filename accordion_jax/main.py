@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     """Trains, sweeps, and prints a short summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.NAME=VALUE")
+    absl_logging.set_verbosity(absl_logging.WARNING)
     config = _CONFIG.value
     if _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -124,8 +125,7 @@ class _BesideTheBar(logging.Handler):
 
 
 def _set_logging(level: int) -> None:
-    """Shows this package's lines, and of its libraries only warnings."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
+    """Shows this package's lines; those of its libraries go through absl, warnings only."""
     handler = _BesideTheBar()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     _log.handlers, _log.propagate = [handler], False
@@ -209,7 +209,20 @@ def run(argv: list[str] | None = None) -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(1)
 
-    app.run(guarded, argv=argv)
+    app.run(guarded, argv=argv, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a field that the config lacks is told in words."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:  # as ml_collections refuses a field
+        reason: BaseException | str = error
+        while isinstance(reason, BaseException):  # one may be wrapped in another
+            reason = reason.args[0] if reason.args else repr(reason)
+        fields = " ".join(each for each in argv if each.startswith("--config."))
+        print(f"error: no such config field in {fields}: {reason}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Settings of every test: strict JAX, and eight virtual CPU devices."""
 
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import hypothesis
 import jax
 import pytest
+
+from tests.commands import ROOT, command_environment
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The same small networks are compiled by many tests: once is enough.
@@ -28,20 +29,6 @@ hypothesis.settings.register_profile(
     "no clock", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("no clock")
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def command_environment(devices: int = 1) -> dict[str, str]:
-    """The environment of a command that a user would run, with so many CPU devices."""
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    environment["PYTHONPATH"] = os.pathsep.join(
-        part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part
-    )
-    return environment
 
 
 @pytest.fixture

@@ -13,8 +13,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from accordion_jax.training.state import TrainState, Tree
 
-# A checkpoint without metrics is meant: most are not evaluated.
-logging.getLogger("absl").addFilter(lambda record: "Requested `tracked_metric`" not in record.msg)
+# What Orbax warns of and is meant: most checkpoints are not evaluated; who reads does not write.
+_MEANT = ("Requested `tracked_metric`", "Given directory is read only", "read_only=True, setting")
+logging.getLogger("absl").addFilter(
+    lambda record: not any(each in str(record.msg) for each in _MEANT)
+)
 
 
 class CheckpointError(RuntimeError):

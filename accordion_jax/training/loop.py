@@ -214,8 +214,11 @@ class _Loop:
         fields = self.experiment.config.run
         every = round(fields.eval_every_epochs * self.experiment.steps_per_epoch)
         # The checkpoint at or after each multiple of `every`, so the two need not divide.
-        due = every and (step // every) > ((step - self._checkpoint_every) // every)
-        if self.evaluate is None or not (due or (every and step == self.experiment.total_steps)):
+        before = max(0, step - self._checkpoint_every)
+        due = every and step // every > before // every
+        total = self.experiment.total_steps
+        last = every and step == total >= every  # a short trial is swept anyway
+        if self.evaluate is None or not (due or last):
             return None
         metrics = self.evaluate(state.variables)
         self.writer.write(step, self.eval_split, metrics)
