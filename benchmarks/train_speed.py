@@ -7,8 +7,9 @@ the device, random images. Each side has a process of its own, which waits while
 repeats are interleaved, and a ratio is the median over the repeats of ours to PyTorch's in the same
 repeat. PyTorch (2.13 was used) is not among this package's requirements: pip install torch.
 
-Time on two CPU cores: about a minute for --depth_n=3, 15 minutes for --depth_n=9, of which most is
-compiling. Use a machine that does nothing else.
+Time on two CPU cores: three minutes for --depth_n=3 --steps=4, of which most is compiling; several
+times that with --torch_compile. Use a machine that does nothing else: beside other work PyTorch's
+threads, which wait for each other actively, lose far more than ours.
 """
 
 import concurrent.futures

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from accordion_jax.depth import SkipMask
+from accordion_jax.models.norm import BatchNorm, relu
 
 _conv = functools.partial(
     nn.Conv,
@@ -37,7 +38,7 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns [batch, height, width, channels]."""
         x = _conv(self.channels, dtype=self.dtype, name="conv")(x)
-        return nn.relu(_norm(self, train, "norm")(x))
+        return relu(BatchNorm(self.axis_name, name="norm")(x, train))
 
 
 class Block(nn.Module):
@@ -51,20 +52,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Returns an array of the shape of `x`."""
         y = _conv(self.channels, dtype=self.dtype, name="conv1")(x)
-        y = nn.relu(_norm(self, train, "norm1")(y))
+        y = relu(BatchNorm(self.axis_name, name="norm1")(y, train))
         y = _conv(self.channels, dtype=self.dtype, name="conv2")(y)
-        return nn.relu(_norm(self, train, "norm2")(y) + x)
-
-
-def _norm(module: Stem | Block, train: bool, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=module.dtype,
-        axis_name=module.axis_name,
-        name=name,
-    )
+        return relu(BatchNorm(self.axis_name, name="norm2")(y, train) + x)
 
 
 class ResNet(nn.Module):
