@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from typing import Any
 from absl import app, flags
 
 from accordion_jax.depth import draw, full_or_uniform, make_ladder
+from benchmarks.machine import processor
 from benchmarks.work import Options
 
 _DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
@@ -185,7 +185,7 @@ def measure(options: Options, steps: int, repeats: int, one_by_one: bool) -> dic
         torch.close()
     return {
         "options": dataclasses.asdict(options) | {"steps": steps, "repeats": repeats},
-        "facts": facts | {"machine": _machine()},
+        "facts": facts | {"machine": processor()},
         "rates": [
             {
                 "work": each.work,
@@ -225,16 +225,6 @@ def as_markdown(document: dict[str, Any]) -> str:
     ]
     facts = ", ".join(f"{name} {value}" for name, value in document["facts"].items())
     return "\n".join([*lines, "", facts])
-
-
-def _machine() -> str:
-    """The processor's name, where the system gives it."""
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def main(argv: list[str]) -> None:
