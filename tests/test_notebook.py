@@ -13,9 +13,9 @@ import sys
 import nbclient
 import nbformat
 import pytest
-from conftest import ROOT, command_environment
 
 from accordion_jax.depth import LookupTable
+from tests.commands import ROOT, command_environment
 
 PATH = ROOT / "launch/colab/accordion.ipynb"
 
