@@ -5,14 +5,17 @@
 writes ``DIR/<model_id>/`` (see `accordion_jax.delivery.bundle`), and prints its id and sizes.
 """
 
+import contextlib
 import pathlib
+import sys
 
 from absl import app, flags, logging
 
 from accordion_jax.delivery.bundle import verify_bundle, write_bundle
 from accordion_jax.delivery.cutting import bundle_parts
+from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import LookupTable
-from accordion_jax.training import Run, load_run
+from accordion_jax.training import CheckpointError, Run, load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
@@ -24,29 +27,33 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    table = LookupTable.read(_WORKDIR.value)
-    run = _measured_run(_WORKDIR.value, table)
-    parts = bundle_parts(
-        run.variables,
-        base_names=tuple(run.model.base_names),
-        block_names=tuple(run.model.block_names),
-        description=run.description,
-        ladder=run.ladder,
-        table=table,
-    )
-    print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+    try:
+        table = LookupTable.read(_WORKDIR.value)
+        run = _measured_run(_WORKDIR.value, table)
+        parts = bundle_parts(
+            run.variables,
+            base_names=tuple(run.model.base_names),
+            block_names=tuple(run.model.block_names),
+            description=run.description,
+            ladder=run.ladder,
+            table=table,
+        )
+        print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+    except (DeliveryError, CheckpointError, ValueError, OSError) as error:
+        sys.exit(f"bundle: {error}")
 
 
 def _measured_run(workdir: str, table: LookupTable) -> Run:
     """The checkpoint that the look-up table was measured on."""
     wanted = table.provenance.get("step")
-    steps = []
-    for which in ("latest", "best"):
-        run = load_run(workdir, which)
-        if run.step == wanted:
-            return run
-        steps.append(run.step)
-    raise app.UsageError(
+    runs = [load_run(workdir)]
+    if runs[0].step != wanted:
+        with contextlib.suppress(CheckpointError):  # where none was evaluated, none is the best
+            runs.append(load_run(workdir, "best"))
+    if runs[-1].step == wanted:
+        return runs[-1]
+    steps = [run.step for run in runs]
+    raise ValueError(
         f"the look-up table of {workdir} was measured at step {wanted}; its checkpoints are of "
         f"steps {steps}: run accordion_jax.main on it again, which sweeps and writes a new table"
     )

@@ -10,12 +10,14 @@ full model, the same with 8 bits a weight, and separately trained small models, 
 import gzip
 import logging
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 from absl import app, flags
 
 from accordion_jax.delivery.bundle import segment_path, verify_bundle
+from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.delivery.links import find_traces, read_trace
 from accordion_jax.delivery.manifest import Manifest
 from accordion_jax.delivery.replay import (
@@ -63,6 +65,13 @@ def main(argv: list[str]) -> None:
     """Reads bundle and traces, replays, writes picture and CSV, prints a table."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    try:
+        _replay()
+    except (DeliveryError, ValueError, OSError) as error:
+        sys.exit(f"replay: {error}")
+
+
+def _replay() -> None:
     manifest = verify_bundle(_BUNDLE.value)
     traces = [read_trace(path) for path in find_traces(_TRACES.value)]
     classes = _CLASSES.value or _number_of_classes(manifest)

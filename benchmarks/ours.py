@@ -1,6 +1,5 @@
 """The work of the benchmark, done by this package's own compiled step and sweep."""
 
-import functools
 import resource
 import sys
 import time
@@ -12,7 +11,6 @@ import numpy as np
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.data import loading
-from accordion_jax.training import step as step_lib
 from accordion_jax.training.config import default_config
 from benchmarks.work import MEAN, NUM_CLASSES, STD, Options, random_data
 
@@ -53,32 +51,14 @@ class Ours:
         self.state = data.replicate(experiment.init())
         dataset = experiment.train
         self.images, self.labels = data.replicate((dataset.images, dataset.labels))
-        order = functools.partial(
-            step_lib.epoch_order,
-            seed=0,
-            steps_per_epoch=experiment.steps_per_epoch,
-            examples=len(dataset),
-        )
-        self.order = jax.pmap(order, axis_name=step_lib.AXIS)(self.state.step)
+        self.order = experiment.mapped_epoch_order()(self.state.step)
         self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
         self._sweep: evaluation.Sweep | None = None
 
     def _step_of(self, skip_mask):
-        experiment = self.experiment
-        step = functools.partial(
-            step_lib.train_step,
-            model=experiment.model,
-            skip_mask=skip_mask,
-            optimizer=experiment.optimizer,
-            learning_rate=experiment.learning_rate,
-            augmentation=experiment.augmentation,
-            seed=0,
-            batch_size=self.options.batch_size,
-            devices=jax.device_count(),
-        )
-        mapped = jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
-        kept = self.state.keep(experiment.units(skip_mask))
-        return mapped, (kept, self.order, self.images, self.labels)
+        kept = self.state.keep(self.experiment.units(skip_mask))
+        arguments = (kept, self.order, self.images, self.labels)
+        return self.experiment.mapped_step(skip_mask), arguments
 
     def train(self, depths: Sequence[int]) -> float:
         """Takes a step of each depth; returns the seconds until all are done."""

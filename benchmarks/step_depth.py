@@ -1,83 +1,44 @@
 """A skipped block costs no time: the time of a training step against the number of kept blocks.
 
-    python -m benchmarks.step_depth --n=9 --batch_size=128
+    python -m benchmarks.step_depth --depth_n=9 --batch_size=128
 
 Prints time(k) / time(full) beside k / all for ResNet-(6n+2) under CoML, and the largest difference.
 """
 
 import functools
 
-import jax
 import numpy as np
-import optax
 from absl import app, flags
 
-from accordion_jax import data, training
-from accordion_jax.depth import make_ladder
-from accordion_jax.models import ResNet
-from accordion_jax.training import step as step_lib
-from accordion_jax.training.experiment import kept_units
 from benchmarks.machine import machine
+from benchmarks.ours import Ours
 from benchmarks.timing import interleaved, median_ratio
+from benchmarks.work import Options
 
-_N = flags.DEFINE_integer("n", 9, "Blocks a stage: ResNet-(6n+2).")
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-_DEPTHS = flags.DEFINE_integer("depths", 5, "How many depths to time, evenly spaced.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Counted steps of each.")
+_DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
+_DEPTHS = flags.DEFINE_integer("depths", 5, "How many depths to time, evenly spaced.", 1)
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Counted steps of each.", lower_bound=1)
 
 
 def main(_argv: list[str]) -> None:
     """Times and prints."""
-    model = ResNet(100, (_N.value,) * 3)
-    optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.trace(0.9))
-    state = data.replicate(training.init_state(model, optimizer, jax.random.key(0), (32, 32, 3)))
-    examples = 4 * _BATCH.value
-    rng = np.random.default_rng(0)
-    inputs = data.replicate(
-        (
-            np.arange(examples, dtype=np.int32),
-            rng.integers(0, 256, (examples, 32, 32, 3), np.uint8),
-            rng.integers(0, 100, examples).astype(np.int32),
-        )
-    )
-    ladder = make_ladder("coml", model.stage_sizes)
-    total = ladder.full.depth
+    options = Options(_DEPTH_N.value, _BATCH.value, examples=4 * _BATCH.value)
+    ours, total = Ours(options), options.blocks
     depths = sorted({round(total * i / _DEPTHS.value) for i in range(1, _DEPTHS.value + 1)})
-
-    def step_of(depth):
-        mask = ladder[depth].skip_mask
-        step = functools.partial(
-            step_lib.train_step,
-            model=model,
-            skip_mask=mask,
-            optimizer=optimizer,
-            learning_rate=optax.constant_schedule(0.1),
-            augmentation=step_lib.Augmentation(4, True, (0.5,) * 3, (0.25,) * 3),
-            seed=0,
-            batch_size=_BATCH.value,
-            devices=jax.device_count(),
-        )
-        mapped = jax.pmap(step, axis_name=step_lib.AXIS)
-        kept = state.keep(kept_units(model, mask))
-        lowered = mapped.lower(kept, *inputs)  # type: ignore[attr-defined]
-        compiled = lowered.compile(compiler_options=training.cpu_compiler_options() or None)
-        return lambda: jax.block_until_ready(compiled(kept, *inputs))
-
-    seconds = interleaved({str(depth): step_of(depth) for depth in depths}, _REPEATS.value)
-    full = seconds[str(total)]
-    print(f"ResNet-{6 * _N.value + 2}, batch {_BATCH.value}")
+    runs = {str(depth): functools.partial(ours.train, [depth]) for depth in depths}
+    seconds = interleaved(runs, _REPEATS.value)
+    print(f"ResNet-{6 * _DEPTH_N.value + 2}, batch {_BATCH.value}")
     print(machine("jax", "jaxlib", "flax"))
-    print(
-        "| blocks | share | seconds | time / full | difference |\n| --- | --- | --- | --- | --- |"
-    )
+    print("| blocks | share | seconds | time / full | difference |")
+    print("| --- | --- | --- | --- | --- |")
     worst = 0.0
     for depth in depths:
-        ratio, share = median_ratio(seconds[str(depth)], full), depth / total
+        of, share = seconds[str(depth)], depth / total
+        ratio = median_ratio(of, seconds[str(total)])
         worst = max(worst, abs(ratio - share))
-        print(
-            f"| {depth} | {share:.3f} | {np.median(seconds[str(depth)]):.3f} | {ratio:.3f} | "
-            f"{ratio - share:+.3f} |"
-        )
+        row = f"{depth} | {share:.3f} | {np.median(of):.3f} | {ratio:.3f} | {ratio - share:+.3f}"
+        print(f"| {row} |")
     print(f"largest difference: {worst:.3f} (medians of {_REPEATS.value} steps, taken in turn)")
 
 

@@ -1,6 +1,6 @@
 """What a sweep costs: all truncations in one pass, against full depth alone and one by one.
 
-    python -m benchmarks.sweep --n=18 --images=1000
+    python -m benchmarks.sweep --depth_n=18 --images=1000
 
 Prints the ratio of the one-pass sweep of every prefix of ResNet-(6n+2) to one evaluation of the
 full network on the same images, and to evaluating each truncation on its own (timed at every
@@ -18,7 +18,7 @@ from accordion_jax.models import ResNet
 from benchmarks.machine import machine
 from benchmarks.timing import interleaved, median_ratio
 
-_N = flags.DEFINE_integer("n", 18, "Blocks a stage: ResNet-(6n+2).")
+_DEPTH_N = flags.DEFINE_integer("depth_n", 18, "n of ResNet-(6n+2).", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 1000, "Images to evaluate.")
 _BATCH = flags.DEFINE_integer("batch_size", 250, "Images a batch.")
 _EVERY = flags.DEFINE_integer("every", 9, "Depths to time one by one; 0: none.")
@@ -27,7 +27,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Counted runs of each.")
 
 def main(_argv: list[str]) -> None:
     """Times and prints."""
-    model = ResNet(100, (_N.value,) * 3)
+    model = ResNet(100, (_DEPTH_N.value,) * 3)
     ladder = make_ladder("coml", model.stage_sizes)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (_IMAGES.value, 32, 32, 3), np.uint8)
@@ -56,7 +56,7 @@ def main(_argv: list[str]) -> None:
     seconds = interleaved(runs, _REPEATS.value)
     one_pass, full = seconds["all truncations, one pass"], seconds["full depth"]
 
-    print(f"ResNet-{6 * _N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
+    print(f"ResNet-{6 * _DEPTH_N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
     print(machine("jax", "jaxlib", "flax"))
     print(f"full depth: {np.median(full):.2f} s; one pass over all: {np.median(one_pass):.2f} s")
     print(f"one pass / full depth: {median_ratio(one_pass, full):.3f} (median of {_REPEATS.value})")

@@ -1,6 +1,7 @@
 """From a config to the parts of an experiment, each made once; and back from a workdir to a run."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -17,9 +18,9 @@ import optax
 from accordion_jax import data, models
 from accordion_jax.depth import Ladder, Policy, full_or_uniform, make_ladder
 from accordion_jax.training import config as config_lib
+from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
 from accordion_jax.training.state import TrainState, Tree, init_state, state_shapes
-from accordion_jax.training.step import AXIS, Augmentation
 
 CONFIG_FILE = "config.json"
 MODEL_FILE = "model.json"
@@ -60,10 +61,10 @@ class Experiment:
         return height, width, colours
 
     @property
-    def augmentation(self) -> Augmentation:
+    def augmentation(self) -> step_lib.Augmentation:
         """What is done to an image before the network sees it."""
         fields = self.config.data
-        return Augmentation(fields.pad, fields.flip, self.train.mean, self.train.std)
+        return step_lib.Augmentation(fields.pad, fields.flip, self.train.mean, self.train.std)
 
     def units(self, skip_mask: tuple[bool, ...]) -> tuple[str, ...]:
         """Names of the sub-trees that a step with this mask works on."""
@@ -78,6 +79,32 @@ class Experiment:
     def shapes(self) -> TrainState:
         """Shapes and types of the state."""
         return state_shapes(self.model, self.optimizer, self.image_shape)
+
+    def mapped_step(self, skip_mask: tuple[bool, ...]) -> Callable[..., Any]:
+        """The step of a configuration on all devices; it is given its state away (donated)."""
+        step = functools.partial(
+            step_lib.train_step,
+            model=self.model,
+            skip_mask=skip_mask,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            augmentation=self.augmentation,
+            seed=self.config.seed,
+            batch_size=self.config.train.batch_size,
+            devices=jax.device_count(),
+        )
+        return jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
+
+    def mapped_epoch_order(self) -> Callable[[jax.Array], jax.Array]:
+        """The order of the epoch of a step's number, on all devices."""
+        order = functools.partial(
+            step_lib.epoch_order,
+            seed=self.config.seed,
+            steps_per_epoch=self.steps_per_epoch,
+            examples=len(self.train),
+        )
+        mapped = jax.pmap(order, axis_name=step_lib.AXIS)
+        return lambda step: data.to_global(mapped(step))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -126,7 +153,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Expe
             f"config.train.batch_size={batch_size} is more than the {len(train)} training examples "
             f"of {config.data.name!r}"
         )
-    axis_name = AXIS if config.model.cross_replica_batch_norm else None
+    axis_name = step_lib.AXIS if config.model.cross_replica_batch_norm else None
     model = _make_model(config, train.num_classes, axis_name)
     ladder = make_ladder(config.scheme, model.stage_sizes)
     steps_per_epoch = len(train) // batch_size

@@ -109,20 +109,8 @@ class _Loop:
         self.images, self.labels = data.replicate(
             (experiment.train.images, experiment.train.labels)
         )
-        self._epoch_order = jax.pmap(
-            functools.partial(
-                step_lib.epoch_order,
-                seed=experiment.config.seed,
-                steps_per_epoch=experiment.steps_per_epoch,
-                examples=len(experiment.train),
-            ),
-            axis_name=step_lib.AXIS,
-        )
+        self.epoch_order = experiment.mapped_epoch_order()
         self.first = jax.process_index() == 0
-
-    def epoch_order(self, step: jax.Array) -> jax.Array:
-        """The order of the epoch of a step, on every device."""
-        return data.to_global(self._epoch_order(step))
 
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""
@@ -197,20 +185,8 @@ class _Loop:
 
     def _step_of(self, skip_mask: SkipMask, like: TrainState, order: jax.Array):
         """The mapped step of a configuration, and arguments to compile it for."""
-        experiment = self.experiment
-        step = functools.partial(
-            step_lib.train_step,
-            model=experiment.model,
-            skip_mask=skip_mask,
-            optimizer=experiment.optimizer,
-            learning_rate=experiment.learning_rate,
-            augmentation=experiment.augmentation,
-            seed=experiment.config.seed,
-            batch_size=experiment.config.train.batch_size,
-            devices=jax.device_count(),
-        )
-        mapped = jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
-        return mapped, (like.keep(self.units[skip_mask]), order, self.images, self.labels)
+        kept = like.keep(self.units[skip_mask])
+        return self.experiment.mapped_step(skip_mask), (kept, order, self.images, self.labels)
 
     def _compile_ahead(self, variants: Variants) -> None:
         ladder = self.experiment.ladder
