@@ -11,6 +11,7 @@ import numpy as np
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.data import loading
+from accordion_jax.depth import SkipMask
 from accordion_jax.training.config import default_config
 from benchmarks.work import MEAN, NUM_CLASSES, STD, Options, random_data
 
@@ -62,9 +63,12 @@ class Ours:
 
     def train(self, depths: Sequence[int]) -> float:
         """Takes a step of each depth; returns the seconds until all are done."""
+        return self.take([self.options.mask(depth) for depth in depths])
+
+    def take(self, skip_masks: Sequence[SkipMask]) -> float:
+        """Takes a step of each skip mask; returns the seconds until all are done."""
         started = time.perf_counter()
-        for depth in depths:
-            mask = self.options.mask(depth)
+        for mask in skip_masks:
             run = self.variants(mask)
             kept = self.state.keep(self.experiment.units(mask))
             updated, metrics = run(kept, self.order, self.images, self.labels)
