@@ -1,9 +1,9 @@
 """The OpenAPI document of the endpoint, written by hand so that it says exactly what is done."""
 
 import importlib.metadata
-import sys
 from typing import Any
 
+from accordion_jax.delivery import planner
 from accordion_jax.delivery.manifest import FORMAT_VERSION, manifest_schema
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -140,7 +140,7 @@ def openapi_document() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     count = {"type": "integer", "minimum": 0}
-    number = {"type": "number", "minimum": 0, "maximum": sys.float_info.max}
+    number = {"type": "number", "minimum": 0, "maximum": planner.MOST}
     segment = {"name": {"type": "string"}, "sha256": _DIGEST, "size_bytes": count}
     return {
         "Error": _object({"error": {"type": "string"}}),

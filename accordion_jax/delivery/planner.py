@@ -12,6 +12,9 @@ from typing import Any
 
 from accordion_jax.delivery.manifest import Manifest, Segment
 
+# Of a throughput (1 Pbit/s) or a deadline (30 million years): more is a mistake of units.
+MOST = 10**15
+
 
 @dataclasses.dataclass(frozen=True)
 class Requirements:
@@ -46,8 +49,10 @@ class Requirements:
                 raise ValueError(
                     f"{field.name}={value!r} must be {'an integer' if whole else 'a number'}"
                 )
-            if not whole and not _is_finite(value):
-                raise ValueError(f"{field.name}={value!r} must be finite; leave it out instead")
+            if not whole and not value <= MOST:
+                raise ValueError(
+                    f"{field.name}={value!r} must be finite, at most {MOST}; leave it out"
+                )
             if value < 0:
                 raise ValueError(f"{field.name}={value!r} must not be negative")
         if self.max_error is not None and self.max_error > 1:
@@ -191,13 +196,6 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
         unmet=tuple(unmet),
         reasons=tuple(unmet.values()),
     )
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond the range of float
-        return False
 
 
 def _candidates(manifest: Manifest, held: Collection[str]) -> list[_Candidate]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import make_manifest
 
-from accordion_jax.delivery.planner import Requirements, plan
+from accordion_jax.delivery.planner import MOST, Requirements, plan
 
 MB = 10**6
 
@@ -245,3 +245,10 @@ def test_requirements_round_trip_and_whole_floats_count_as_integers():
     req = Requirements.from_dict({"max_bytes": 5.0, "max_error": 0.2})
     assert req == Requirements(max_bytes=5, max_error=0.2)
     assert Requirements.from_dict(req.to_dict()) == req
+
+
+def test_a_number_beyond_all_sense_is_refused():
+    assert Requirements(throughput_bps=MOST).throughput_bps == MOST
+    for value in (MOST + 1, 10**400, math.inf, math.nan):
+        with pytest.raises(ValueError, match="must be finite"):
+            Requirements(throughput_bps=value)
