@@ -1,6 +1,9 @@
 """ResNet-20 on CIFAR-10 with CoML-05: a first real run for small machines.
 
 python -m accordion_jax.main --config=configs/resnet20_coml.py
+
+Ten epochs with one cosine cycle: 20 minutes on two CPU cores. Top-1 error 63 % with one block, 33 %
+with four (12 % of the bytes), 18.6 % with all nine (seed 0; BUILD_NOTES.md has the whole table).
 """
 
 from accordion_jax.training.config import default_config, shorten
