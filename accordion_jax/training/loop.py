@@ -236,7 +236,7 @@ class _Window:
 
     def _take(self) -> None:
         step, depth, metrics = self._pending.popleft()
-        loss, error = (float(_local(metrics[name])) for name in ("loss", "error"))
+        loss, error = (float(data.unreplicate(metrics[name])) for name in ("loss", "error"))
         if not math.isfinite(loss):
             last = self._loop.checkpoints.latest
             good = (
@@ -274,11 +274,6 @@ class _Window:
             },
         )
         self._read, self._since, self._first_step = [], now, step
-
-
-def _local(x: jax.Array) -> np.ndarray:
-    """The first local device's number of a replicated one."""
-    return np.asarray(x.addressable_shards[0].data)[0]
 
 
 class _Stop:
