@@ -26,6 +26,13 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run. Default: runs/<name>-<full probability>_seed<seed>."
 )
+_SEEDS = flags.DEFINE_list(
+    "seeds",
+    [],
+    "Train these seeds at once, each step one program over all: for accelerators that one small "
+    "network leaves idle. Each has a workdir of its own, under --workdir where that is given. "
+    "Wants --config.policy.seed, since all draw the same depths.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of the first process, with several; TPU pods and Slurm need none."
 )
@@ -48,13 +55,17 @@ def main(argv: list[str]) -> None:
         jax.distributed.initialize()
     first = jax.process_index() == 0
     _set_logging(logging.INFO if first else logging.WARNING)
-    workdir = pathlib.Path(_WORKDIR.value or f"runs/{training.run_name(config)}_seed{config.seed}")
-    _log.info("workdir: %s", workdir)
-    _set_compilation_cache(config.run.compilation_cache, workdir)
+    seeds = _seeds(config)
+    workdirs = _workdirs(config, seeds)
+    for workdir in workdirs:
+        _log.info("workdir: %s", workdir)
+    _set_compilation_cache(config.run.compilation_cache, workdirs[0])
 
     started = time.monotonic()
     experiment = training.make_experiment(config, jax.device_count())
-    training.claim_workdir(workdir, experiment, write=first)
+    together = training.Together([experiment.with_seed(seed) for seed in seeds])
+    for each, workdir in zip(together.experiments, workdirs, strict=True):
+        training.claim_workdir(workdir, each, write=first)
     options = training.cpu_compiler_options()
     measured_on = data.load(
         config.data.name,
@@ -62,15 +73,20 @@ def main(argv: list[str]) -> None:
         data_dir=config.data.dir or None,
         holdout=config.data.holdout,
     )
-    evaluate = _make_evaluate(experiment, measured_on, options)
-    state = training.train(experiment, workdir, evaluate=evaluate, eval_split=config.sweep.split)
+    evaluate = evaluation.make_evaluate(
+        experiment.model,
+        experiment.ladder,
+        experiment.policy,
+        measured_on,
+        batch_size=config.sweep.batch_size,
+        examples=config.run.eval_examples,
+        compiler_options=options,
+    )
+    states = training.train_together(
+        together, workdirs, evaluate=evaluate, eval_split=config.sweep.split
+    )
     trained_s = time.monotonic() - started
 
-    started = time.monotonic()
-    step, variables = int(data.unreplicate(state.step)), state.variables
-    if config.sweep.checkpoint == "best":
-        run = training.load_run(workdir, "best")
-        step, variables = run.step, data.replicate(run.variables)
     ladder = experiment.ladder
     if config.sweep.depths:
         ladder = ladder.subset(config.sweep.depths)
@@ -82,39 +98,50 @@ def main(argv: list[str]) -> None:
         examples=config.sweep.examples,
         compiler_options=options,
     )
-    _log.info("sweeping %d configurations on %s", len(ladder), config.sweep.split)
-    counts = sweep(variables)
-    if not first:
-        return
-    base, blocks = evaluation.unit_costs(
-        experiment.model, data.unreplicate(variables), experiment.image_shape
-    )
-    provenance = {
-        "name": training.run_name(config),
-        "scheme": config.scheme,
-        "full_probability": config.policy.full_probability,
-        "dataset": config.data.name,
-        "split": config.sweep.split,
-        "seed": config.seed,
-        "step": step,
-        "total_steps": experiment.total_steps,
-        "precision": "float32",  # of the parameters: what size_bytes counts
-        "config": training.to_jsonable(config),
-        "versions": training.versions(),
-    }
-    table = evaluation.make_table(ladder, counts, base, blocks, provenance)
-    paths = table.write(workdir)
-    bits = config.sweep.bits_per_parameter
-    picture = evaluation.draw_error_vs_size(
-        [evaluation.average_seeds(training.run_name(config), [table], bits)],
-        workdir / "error_vs_size.png",
-        title=f"{config.name} on {config.data.name} ({config.sweep.split})",
-        axis=f"{bits} bits a parameter" if bits else "float32",
-    )
-    swept_s = time.monotonic() - started
-    print(_summary(table))
-    print(f"trained to step {step} ({trained_s:.0f} s now), swept in {swept_s:.0f} s")
-    print("\n".join(f"  {path}" for path in (*paths, picture)))
+    for each, workdir, state in zip(together.experiments, workdirs, states, strict=True):
+        started = time.monotonic()
+        step, variables = int(data.unreplicate(state.step)), state.variables
+        if config.sweep.checkpoint == "best":
+            run = training.load_run(workdir, "best")
+            step, variables = run.step, data.replicate(run.variables)
+        _log.info("sweeping %d configurations on %s", len(ladder), config.sweep.split)
+        counts = sweep(variables)
+        if not first:
+            continue
+        base, blocks = evaluation.unit_costs(
+            experiment.model, data.unreplicate(variables), experiment.image_shape
+        )
+        facts = training.provenance(each, step)
+        table = evaluation.make_table(ladder, counts, base, blocks, facts)
+        paths = evaluation.write_results(
+            table, workdir, bits_per_parameter=config.sweep.bits_per_parameter
+        )
+        print(f"\n{evaluation.summarise(table)}")
+        swept_s = time.monotonic() - started
+        print(f"trained to step {step} ({trained_s:.0f} s now), swept in {swept_s:.0f} s")
+        print("\n".join(f"  {path}" for path in paths))
+    if first and len(workdirs) > 1:
+        runs = " ".join(map(str, workdirs))
+        print(f"\nall of them on one picture: python -m accordion_jax.report {runs} --out=FILE.png")
+
+
+def _seeds(config) -> tuple[int, ...]:
+    """The seeds to train at once; without the flag, that of the config alone."""
+    try:
+        return tuple(int(seed) for seed in _SEEDS.value) or (config.seed,)
+    except ValueError:
+        raise ValueError(
+            f"--seeds={','.join(_SEEDS.value)} must be whole numbers, such as 0,1,2"
+        ) from None
+
+
+def _workdirs(config, seeds: tuple[int, ...]) -> list[pathlib.Path]:
+    """One a seed."""
+    if _WORKDIR.value and not _SEEDS.value:
+        return [pathlib.Path(_WORKDIR.value)]
+    if _WORKDIR.value:
+        return [pathlib.Path(_WORKDIR.value) / f"seed{seed}" for seed in seeds]
+    return [pathlib.Path(f"runs/{training.run_name(config)}_seed{seed}") for seed in seeds]
 
 
 class _BesideTheBar(logging.Handler):
@@ -139,54 +166,6 @@ def _set_compilation_cache(folder: str, workdir: pathlib.Path) -> None:
     path = pathlib.Path(folder) if folder else workdir / "compilation_cache"
     jax.config.update("jax_compilation_cache_dir", str(path.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _make_evaluate(experiment, dataset, compiler_options) -> training.loop.Evaluate:
-    """An evaluation for the middle of training: a few configurations that training draws.
-
-    The "error" by which the best checkpoint is chosen is the policy's: the full model's error with
-    its probability, and with the rest the mean over the smaller ones.
-    """
-    drawn = sorted(experiment.policy.drawn)
-    count = min(5, len(drawn))
-    chosen = sorted({drawn[round(i * (len(drawn) - 1) / max(count - 1, 1))] for i in range(count)})
-    configurations = [experiment.ladder[index] for index in chosen]
-    sweep = None
-
-    def evaluate(variables):
-        nonlocal sweep
-        sweep = sweep or evaluation.Sweep(
-            experiment.model,
-            tuple(each.skip_mask for each in configurations),
-            dataset,
-            batch_size=experiment.config.sweep.batch_size,
-            examples=experiment.config.run.eval_examples,
-            compiler_options=compiler_options,
-        )
-        counts = sweep(variables)
-        errors = counts.errors / counts.examples
-        full = experiment.policy.probabilities[-1]
-        smaller = errors[:-1].mean() if len(errors) > 1 else errors[-1]
-        by_depth = {
-            f"error_depth_{each.depth}": float(error)
-            for each, error in zip(configurations, errors, strict=True)
-        }
-        return {"error": float(full * errors[-1] + (1 - full) * smaller), **by_depth}
-
-    return evaluate
-
-
-def _summary(table) -> str:
-    """The rows worth sending, as text."""
-    lines = ["", "blocks  stages      Mbit   bytes  MMACs  top-1 error (95 % interval)"]
-    for row in table.pareto():
-        stages = "/".join(map(str, row.stage_blocks))
-        lines.append(
-            f"{row.depth:6d}  {stages:10s}{row.mbit:6.2f}  {row.share_of_bytes:5.1%} "
-            f"{row.macs / 1e6:6.1f}  {row.top1_error:6.2%}"
-            f"  ({row.error_low:.2%} to {row.error_high:.2%})"
-        )
-    return "\n".join(lines)
 
 
 def run(argv: list[str] | None = None) -> None:

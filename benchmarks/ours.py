@@ -52,14 +52,16 @@ class Ours:
         self.state = data.replicate(experiment.init())
         dataset = experiment.train
         self.images, self.labels = data.replicate((dataset.images, dataset.labels))
-        self.order = experiment.mapped_epoch_order()(self.state.step)
+        together = self.together = training.Together([experiment])
+        self.key = data.replicate(together.key)
+        self.order = together.mapped_epoch_order()(self.state.step, self.key)
         self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
         self._sweep: evaluation.Sweep | None = None
 
     def _step_of(self, skip_mask):
         kept = self.state.keep(self.experiment.units(skip_mask))
-        arguments = (kept, self.order, self.images, self.labels)
-        return self.experiment.mapped_step(skip_mask), arguments
+        arguments = (kept, self.order, self.images, self.labels, self.key)
+        return self.together.mapped_step(skip_mask), arguments
 
     def train(self, depths: Sequence[int]) -> float:
         """Takes a step of each depth; returns the seconds until all are done."""
@@ -71,7 +73,7 @@ class Ours:
         for mask in skip_masks:
             run = self.variants(mask)
             kept = self.state.keep(self.experiment.units(mask))
-            updated, metrics = run(kept, self.order, self.images, self.labels)
+            updated, metrics = run(kept, self.order, self.images, self.labels, self.key)
             self.state = self.state.merge(updated)
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - started

@@ -271,3 +271,32 @@ def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
     steps = [record["step"] for record in training.read_metrics(tmp_path / "run/metrics.jsonl")]
     assert steps == [6]
     assert checkpoint_steps(tmp_path / "run") == [3, 6]
+
+
+def test_several_seeds_at_once_leave_a_run_each(tmp_path, cache):
+    few = ("--config.train.steps=4", "--config.policy.seed=0")
+    output = finish(start(cache, f"--workdir={tmp_path}", "--seeds=0,2", *few))
+    for seed in (0, 2):
+        table = LookupTable.read(tmp_path / f"seed{seed}")
+        assert (table.provenance["seed"], table.provenance["step"]) == (seed, 4)
+        assert f"  {tmp_path / f'seed{seed}' / 'error_vs_size.png'}" in output
+    one, two = (final_parameters(tmp_path / f"seed{seed}")["params"] for seed in (0, 2))
+    assert np.any(one["stem"]["conv"]["kernel"] != two["stem"]["conv"]["kernel"])
+    assert f"accordion_jax.report {tmp_path}/seed0 {tmp_path}/seed2" in output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seeds=0,1"], "would draw different depths"),
+        (["--seeds=0,one", "--config.policy.seed=0"], "--seeds=0,one must be whole numbers"),
+        (["--seeds=1,1", "--config.policy.seed=0"], "must differ"),
+    ],
+)
+def test_seeds_that_cannot_be_trained_at_once_are_refused(tmp_path, flags, message):
+    process = start(f"--workdir={tmp_path / 'run'}", *flags)
+    output = finish(process)
+    assert process.returncode == 1
+    assert message in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.rglob("config.json"))

@@ -2,6 +2,7 @@
 
 from accordion_jax.evaluation.costs import unit_costs
 from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
+from accordion_jax.evaluation.results import make_evaluate, summarise, write_results
 from accordion_jax.evaluation.seeds import group_seeds
 from accordion_jax.evaluation.sweep import Counts, Sweep, make_table
 
@@ -12,6 +13,9 @@ __all__ = [
     "average_seeds",
     "draw_error_vs_size",
     "group_seeds",
+    "make_evaluate",
     "make_table",
+    "summarise",
     "unit_costs",
+    "write_results",
 ]

@@ -8,11 +8,13 @@ from accordion_jax.training.experiment import (
     claim_workdir,
     load_run,
     make_experiment,
+    provenance,
     versions,
 )
-from accordion_jax.training.loop import DivergedError, Preempted, train
+from accordion_jax.training.loop import DivergedError, Preempted, train, train_together
 from accordion_jax.training.metrics import progress, read_metrics
 from accordion_jax.training.state import TrainState, init_state
+from accordion_jax.training.together import Together
 from accordion_jax.training.variants import Variants, cpu_compiler_options
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Experiment",
     "Preempted",
     "Run",
+    "Together",
     "TrainState",
     "Variants",
     "claim_workdir",
@@ -30,9 +33,11 @@ __all__ = [
     "load_run",
     "make_experiment",
     "progress",
+    "provenance",
     "read_metrics",
     "run_name",
     "to_jsonable",
     "train",
+    "train_together",
     "versions",
 ]

@@ -96,6 +96,11 @@ class Checkpoints:
         self._manager.close()
 
     @property
+    def steps(self) -> list[int]:
+        """Those that there are, in order."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def latest(self) -> int | None:
         """The newest step, or None where there is no checkpoint."""
         return self._manager.latest_step()

@@ -39,6 +39,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.policy.min_depth = 1  # blocks in the smallest configuration that is drawn
     # One a configuration, smallest (the base alone) first; empty: from the two fields above.
     config.policy.probabilities = ()
+    # Of the draws; -1: config.seed. Seeds that are trained at once need the same draws.
+    config.policy.seed = -1
 
     config.data = ml_collections.ConfigDict()
     config.data.name = "cifar100"  # "cifar10", "cifar100" or "digits"
@@ -144,6 +146,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{name}={value!r} must be one of {allowed}{hint}")
     least = {
         "seed": 0,
+        "policy.seed": -1,
         "data.holdout": 0,
         "data.pad": 0,
         "train.epochs": 0,
@@ -179,10 +182,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns what differs between two experiments, as ``field: old -> new``, operational aside.
 
     Args:
-      old: of the run in a workdir, as nested JSON-able values.
+      old: of the run in a workdir, as nested JSON-able values. A field that it lacks, as written
+        by a version that did not know it, has its default.
       new: as asked for now.
     """
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    defaults = _flatten(to_jsonable(default_config()))
+    flat_old, flat_new = defaults | _flatten(old), _flatten(new)
     names = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"config.{name}: {flat_old.get(name, '(absent)')!r} -> {flat_new.get(name, '(absent)')!r}"

@@ -70,9 +70,14 @@ class Experiment:
         """Names of the sub-trees that a step with this mask works on."""
         return kept_units(self.model, skip_mask)
 
+    @property
+    def key(self) -> jax.Array:
+        """[2] uint32, data of the key of all that is random on the devices, from the seed."""
+        return jax.random.key_data(jax.random.key(self.config.seed))
+
     def init(self) -> TrainState:
         """The state before the first step, a function of the seed."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
         return init_state(self.model, self.optimizer, key, self.image_shape)
 
     @property
@@ -80,31 +85,38 @@ class Experiment:
         """Shapes and types of the state."""
         return state_shapes(self.model, self.optimizer, self.image_shape)
 
-    def mapped_step(self, skip_mask: tuple[bool, ...]) -> Callable[..., Any]:
-        """The step of a configuration on all devices; it is given its state away (donated)."""
-        step = functools.partial(
+    @property
+    def step(self) -> Callable[..., Any]:
+        """`step.train_step` with all that does not change in a run, but for the skip mask."""
+        return functools.partial(
             step_lib.train_step,
             model=self.model,
-            skip_mask=skip_mask,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             augmentation=self.augmentation,
-            seed=self.config.seed,
             batch_size=self.config.train.batch_size,
             devices=jax.device_count(),
         )
-        return jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
 
-    def mapped_epoch_order(self) -> Callable[[jax.Array], jax.Array]:
-        """The order of the epoch of a step's number, on all devices."""
-        order = functools.partial(
-            step_lib.epoch_order,
-            seed=self.config.seed,
-            steps_per_epoch=self.steps_per_epoch,
-            examples=len(self.train),
+    @property
+    def epoch_order(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """`step.epoch_order` of a step's number and the key."""
+        return functools.partial(
+            step_lib.epoch_order, steps_per_epoch=self.steps_per_epoch, examples=len(self.train)
         )
-        mapped = jax.pmap(order, axis_name=step_lib.AXIS)
-        return lambda step: data.to_global(mapped(step))
+
+    @property
+    def depth_seed(self) -> int:
+        """Of the draws of depths."""
+        chosen = self.config.policy.seed
+        return self.config.seed if chosen < 0 else chosen
+
+    def with_seed(self, seed: int) -> "Experiment":
+        """Returns this experiment with another seed; everything else is shared."""
+        config = self.config.copy_and_resolve_references()
+        config.seed = seed
+        config_lib.validate(config)
+        return dataclasses.replace(self, config=config)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -235,6 +247,29 @@ def versions() -> dict[str, str]:
         "processes": str(jax.process_count()),
         "platform": platform.platform(),
         "cpu_cores": str(os.cpu_count()),
+    }
+
+
+def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
+    """Returns what a table says of the run it was measured on, as JSON-able values.
+
+    Args:
+      experiment: of the run.
+      step: of the checkpoint that was measured.
+    """
+    config = experiment.config
+    return {
+        "name": config_lib.run_name(config),
+        "scheme": config.scheme,
+        "full_probability": config.policy.full_probability,
+        "dataset": config.data.name,
+        "split": config.sweep.split,
+        "seed": config.seed,
+        "step": step,
+        "total_steps": experiment.total_steps,
+        "precision": "float32",  # of the parameters: what size_bytes counts
+        "config": config_lib.to_jsonable(config),
+        "versions": versions(),
     }
 
 

@@ -4,17 +4,14 @@ import collections
 import contextlib
 import functools
 import logging
-import math
 import os
 import pathlib
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from accordion_jax import data
 from accordion_jax.depth import SkipMask, draw, first_drawn
@@ -23,6 +20,8 @@ from accordion_jax.training.checkpoints import Checkpoints
 from accordion_jax.training.experiment import CHECKPOINTS, Experiment
 from accordion_jax.training.metrics import MetricWriter, progress
 from accordion_jax.training.state import TrainState, Tree
+from accordion_jax.training.stop import Stop
+from accordion_jax.training.together import Together
 from accordion_jax.training.variants import Variants, cpu_compiler_options
 
 _log = logging.getLogger(__name__)
@@ -77,45 +76,89 @@ def train(
       Preempted: SIGTERM or SIGINT came; the state has been saved.
       CheckpointError: the latest checkpoint cannot be restored.
     """
-    workdir = pathlib.Path(workdir)
+    together = Together([experiment])
+    return train_together(together, [workdir], evaluate=evaluate, eval_split=eval_split)[0]
+
+
+def train_together(
+    together: Together,
+    workdirs: Sequence[str | os.PathLike],
+    *,
+    evaluate: Evaluate | None = None,
+    eval_split: str = "test",
+) -> list[TrainState]:
+    """Trains runs that differ in their seed alone as one: each step is one program over all.
+
+    Small networks leave a large accelerator idle; several seeds fill it. Each run has its own
+    workdir, which is that of a run trained alone: it can be resumed alone, and a run begun alone
+    can be resumed here.
+
+    Args:
+      together: the runs.
+      workdirs: one a run.
+      evaluate: as in `train`, called for each.
+      eval_split: as in `train`.
+
+    Returns:
+      The final states, replicated over the local devices.
+
+    Raises:
+      DivergedError, Preempted, CheckpointError: as `train`.
+    """
     first = jax.process_index() == 0
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, experiment.config.run.keep_checkpoints)
-    with contextlib.closing(checkpoints), _Stop() as stop:
-        step = checkpoints.latest or 0
+    keep = together.experiment.config.run.keep_checkpoints
+    with contextlib.ExitStack() as stack:
+        checkpoints = [
+            stack.enter_context(
+                contextlib.closing(Checkpoints(pathlib.Path(each) / CHECKPOINTS, keep))
+            )
+            for each in workdirs
+        ]
+        stop = stack.enter_context(Stop())
+        # The newest step that every run has: one killed between two saves lacks the last.
+        step = max(set.intersection(*(set(each.steps) for each in checkpoints)), default=0)
+        total = together.experiment.total_steps
         if step:
-            state = data.replicate(checkpoints.restore(step, experiment.shapes))
-            _log.info("goes on from step %d of %d", step, experiment.total_steps)
+            shapes = together.experiment.shapes
+            states = [each.restore(step, shapes) for each in checkpoints]
+            _log.info("goes on from step %d of %d", step, total)
         else:
-            state = data.replicate(experiment.init())
-        if step >= experiment.total_steps:
-            return state
-        writer = MetricWriter(workdir, step, enabled=first)
-        with contextlib.closing(writer):
-            loop = _Loop(experiment, checkpoints, writer, evaluate, eval_split, stop)
-            return loop.run(state, step)
+            states = [each.init() for each in together.experiments]
+        state = data.replicate(together.stack(states))
+        if step < total:
+            writers = [
+                stack.enter_context(contextlib.closing(MetricWriter(each, step, enabled=first)))
+                for each in workdirs
+            ]
+            loop = _Loop(together, checkpoints, writers, evaluate, eval_split, stop)
+            state = loop.run(state, step)
+        return together.split(state)
 
 
 class _Loop:
-    """One call of `train`: what the steps share."""
+    """One call of `train_together`: what the steps share."""
 
-    def __init__(self, experiment, checkpoints, writer, evaluate, eval_split, stop):
-        self.experiment: Experiment = experiment
-        self.checkpoints: Checkpoints = checkpoints
-        self.writer: MetricWriter = writer
+    def __init__(self, together, checkpoints, writers, evaluate, eval_split, stop):
+        self.together: Together = together
+        self.experiment: Experiment = together.experiment
+        self.checkpoints: list[Checkpoints] = checkpoints
+        self.writers: list[MetricWriter] = writers
         self.evaluate: Evaluate | None = evaluate
         self.eval_split: str = eval_split
-        self.stop: _Stop = stop
+        self.stop: Stop = stop
+        experiment = self.experiment
         self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
         self.images, self.labels = data.replicate(
             (experiment.train.images, experiment.train.labels)
         )
-        self.epoch_order = experiment.mapped_epoch_order()
+        self.key = data.replicate(together.key)
+        self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
 
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""
         experiment = self.experiment
-        order = self.epoch_order(state.step)
+        order = self.epoch_order(state.step, self.key)
         # A copy to compile for: a step is given the state itself, which is gone after it. With
         # several processes pmap takes no shapes in place of arrays.
         copy = jax.pmap(lambda tree: jax.tree.map(jnp.copy, tree), axis_name=step_lib.AXIS)
@@ -129,7 +172,7 @@ class _Loop:
         elif fields.compile == "background":
             needed = first_drawn(
                 experiment.policy,
-                seed=experiment.config.seed,
+                seed=experiment.depth_seed,
                 start=step,
                 stop=min(experiment.total_steps, step + _LOOK_AHEAD),
             )
@@ -149,32 +192,47 @@ class _Loop:
             experiment.config.name,
             total,
             step,
-            scale=experiment.config.train.batch_size,
+            scale=experiment.config.train.batch_size * len(self.writers),
             enabled=self.first,
         ) as bar:
             while step < total:
                 chosen = experiment.ladder[
-                    draw(experiment.policy, seed=experiment.config.seed, step=step)
+                    draw(experiment.policy, seed=experiment.depth_seed, step=step)
                 ]
                 run = variants(chosen.skip_mask)
                 kept = state.keep(self.units[chosen.skip_mask])
-                updated, metrics = run(kept, order, self.images, self.labels)
+                updated, metrics = run(kept, order, self.images, self.labels, self.key)
                 state, step = state.merge(updated), step + 1
                 window.add(step, chosen.depth, metrics)
                 shown = {"epoch": f"{step / per_epoch:.1f}", "loss": window.shown}
                 bar.update(step, **shown)
                 if step % per_epoch == 0:
-                    order = self.epoch_order(state.step)
+                    order = self.epoch_order(state.step, self.key)
                 stopping = self.stop.reached(step)
                 if stopping or step == total or step % self._checkpoint_every == 0:
                     window.drain()
-                    metrics = None if stopping else self._evaluate(state, step)
-                    self.checkpoints.save(step, data.unreplicate(state), metrics)
+                    self._save(state, step, evaluate=not stopping)
                 if stopping and step < total:
-                    self.checkpoints.wait()
+                    self._wait()
                     raise Preempted(step)
-        self.checkpoints.wait()
+        self._wait()
         return state
+
+    def _save(self, state: TrainState, step: int, *, evaluate: bool) -> None:
+        """Starts to write the checkpoints of this step, evaluated where that is due."""
+        metrics: list = [None] * len(self.checkpoints)
+        if evaluate and self._evaluation_due(step):
+            metrics = [
+                self._evaluate(each, step, writer)
+                for each, writer in zip(self.together.split(state), self.writers, strict=True)
+            ]
+        states = self.together.unstack(data.unreplicate(state))
+        for checkpoints, each, numbers in zip(self.checkpoints, states, metrics, strict=True):
+            checkpoints.save(step, each, numbers)
+
+    def _wait(self) -> None:
+        for each in self.checkpoints:
+            each.wait()
 
     @property
     def _checkpoint_every(self) -> int:
@@ -186,7 +244,8 @@ class _Loop:
     def _step_of(self, skip_mask: SkipMask, like: TrainState, order: jax.Array):
         """The mapped step of a configuration, and arguments to compile it for."""
         kept = like.keep(self.units[skip_mask])
-        return self.experiment.mapped_step(skip_mask), (kept, order, self.images, self.labels)
+        arguments = (kept, order, self.images, self.labels, self.key)
+        return self.together.mapped_step(skip_mask), arguments
 
     def _compile_ahead(self, variants: Variants) -> None:
         ladder = self.experiment.ladder
@@ -196,8 +255,8 @@ class _Loop:
             for done, _ in enumerate(variants.compile_ahead(masks, workers), 1):
                 bar.update(done)
 
-    def _evaluate(self, state: TrainState, step: int) -> dict[str, float] | None:
-        """Metrics for the checkpoint of this step, where it is one to evaluate."""
+    def _evaluation_due(self, step: int) -> bool:
+        """Whether the checkpoint of this step is one to evaluate."""
         fields = self.experiment.config.run
         every = round(fields.eval_every_epochs * self.experiment.steps_per_epoch)
         # The checkpoint at or after each multiple of `every`, so the two need not divide.
@@ -205,10 +264,13 @@ class _Loop:
         due = every and step // every > before // every
         total = self.experiment.total_steps
         last = every and step == total >= every  # a short trial is swept anyway
-        if self.evaluate is None or not (due or last):
-            return None
+        return self.evaluate is not None and bool(due or last)
+
+    def _evaluate(self, state: TrainState, step: int, writer: MetricWriter) -> dict[str, float]:
+        """Metrics of one run."""
+        assert self.evaluate is not None
         metrics = self.evaluate(state.variables)
-        self.writer.write(step, self.eval_split, metrics)
+        writer.write(step, self.eval_split, metrics)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         _log.info("step %d, %s: %s", step, self.eval_split, shown)
         return metrics
@@ -220,7 +282,7 @@ class _Window:
     def __init__(self, loop: _Loop, step: int):
         self._loop, self.shown = loop, "-"
         self._pending: collections.deque = collections.deque()
-        self._read: list[tuple[float, float, int]] = []
+        self._read: list[tuple[np.ndarray, np.ndarray, int]] = []
         self._since, self._first_step = time.monotonic(), step
 
     def add(self, step: int, depth: int, metrics: step_lib.Metrics) -> None:
@@ -236,75 +298,46 @@ class _Window:
 
     def _take(self) -> None:
         step, depth, metrics = self._pending.popleft()
-        loss, error = (float(data.unreplicate(metrics[name])) for name in ("loss", "error"))
-        if not math.isfinite(loss):
-            last = self._loop.checkpoints.latest
-            good = (
-                f"the last good checkpoint is {self._loop.checkpoints.folder / str(last)}"
-                if last is not None
-                else "there is no checkpoint before it"
-            )
-            raise DivergedError(
-                f"the loss of step {step} ({depth} blocks) is {loss}; {good}. Lower "
-                "config.optimizer.learning_rate or set config.optimizer.warmup_epochs, and use "
-                "another --workdir"
-            )
+        # One number a run.
+        loss, error = (np.atleast_1d(data.unreplicate(metrics[name])) for name in ("loss", "error"))
+        if not np.isfinite(loss).all():
+            self._refuse(step, depth, loss)
         self._read.append((loss, error, depth))
-        self.shown = f"{loss:.3f}"
+        self.shown = f"{loss.mean():.3f}"
         experiment = self._loop.experiment
         every = experiment.config.run.log_every_steps
         if step % every and step != experiment.total_steps:
             return
         now = time.monotonic()
-        losses, errors, depths = np.array(self._read).T
-        self._loop.writer.write(
-            step,
-            "train",
-            {
-                "epoch": step / experiment.steps_per_epoch,
-                "loss": float(losses.mean()),
-                "error": float(errors.mean()),
-                "mean_depth": float(depths.mean()),
-                "learning_rate": float(experiment.learning_rate(step - 1)),
-                "images_per_second": (
-                    (step - self._first_step)
-                    * experiment.config.train.batch_size
-                    / max(now - self._since, 1e-9)
-                ),
-            },
-        )
+        losses, errors, depths = (np.array(each) for each in zip(*self._read, strict=True))
+        images = (step - self._first_step) * experiment.config.train.batch_size
+        for run, writer in enumerate(self._loop.writers):
+            writer.write(
+                step,
+                "train",
+                {
+                    "epoch": step / experiment.steps_per_epoch,
+                    "loss": float(losses[:, run].mean(dtype=np.float64)),
+                    "error": float(errors[:, run].mean(dtype=np.float64)),
+                    "mean_depth": float(depths.mean()),
+                    "learning_rate": float(experiment.learning_rate(step - 1)),
+                    "images_per_second": images / max(now - self._since, 1e-9),
+                },
+            )
         self._read, self._since, self._first_step = [], now, step
 
-
-class _Stop:
-    """Notices SIGTERM and SIGINT, so that the state is saved before the process ends.
-
-    With several processes JAX's own preemption service agrees on the step at which all stop.
-    """
-
-    def __init__(self):
-        self._asked = False
-        self._old = {}
-
-    def __enter__(self) -> "_Stop":
-        if jax.process_count() == 1:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with contextlib.suppress(ValueError):  # not in the main thread
-                    self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, _frame) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
-        _log.info("%s: saves at the end of this step, then stops", signal.Signals(number).name)
-
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step; the same on every process."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+    def _refuse(self, step: int, depth: int, loss: np.ndarray) -> None:
+        """Says which run diverged, and where it was well."""
+        run = int(np.flatnonzero(~np.isfinite(loss))[0])
+        checkpoints, latest = self._loop.checkpoints[run], self._loop.checkpoints[run].latest
+        good = (
+            f"the last good checkpoint is {checkpoints.folder / str(latest)}"
+            if latest is not None
+            else "there is no checkpoint before it"
+        )
+        seed = self._loop.together.seeds[run]
+        raise DivergedError(
+            f"the loss of step {step} ({depth} blocks, seed {seed}) is {loss[run]}; {good}. Lower "
+            "config.optimizer.learning_rate or set config.optimizer.warmup_epochs, and use "
+            "another --workdir"
+        )

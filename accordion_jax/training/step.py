@@ -37,22 +37,24 @@ class Augmentation:
     std: tuple[float, ...]
 
 
-def epoch_order(step: jax.Array, *, seed: int, steps_per_epoch: int, examples: int) -> jax.Array:
+def epoch_order(
+    step: jax.Array, key: jax.Array, *, steps_per_epoch: int, examples: int
+) -> jax.Array:
     """Returns the order in which the epoch of a step visits the examples.
 
-    A function of (seed, epoch). The last examples of the order that do not fill a batch are left
+    A function of (key, epoch). The last examples of the order that do not fill a batch are left
     out of that epoch.
 
     Args:
       step: [] int32.
-      seed: of the run.
+      key: [2] uint32, data of the run's key.
       steps_per_epoch: examples // batch_size.
       examples: in the training split.
 
     Returns:
       [examples] int32, a permutation.
     """
-    key = jax.random.fold_in(jax.random.key(seed), step // steps_per_epoch)
+    key = jax.random.fold_in(jax.random.wrap_key_data(key), step // steps_per_epoch)
     return jax.random.permutation(jax.random.fold_in(key, 1), examples).astype(jnp.int32)
 
 
@@ -61,33 +63,34 @@ def train_step(
     order: jax.Array,
     images: jax.Array,
     labels: jax.Array,
+    key: jax.Array,
     *,
     model: ResNet,
     skip_mask: SkipMask,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     augmentation: Augmentation,
-    seed: int,
     batch_size: int,
     devices: int,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
     Runs inside a map over `AXIS`. The crop and flip of an example are drawn for the whole batch
-    from (seed, step), so they don't depend on the number of devices; gradients and running
-    statistics are averaged over the devices.
+    from (key, step), so they don't depend on the number of devices; gradients and running
+    statistics are averaged over the devices. The key is an argument, not a constant, so that runs
+    that differ in their seed alone share their compiled programs.
 
     Args:
       state: of the units that `skip_mask` keeps, and no others.
       order: [examples] int32, of this epoch.
       images: [examples, height, width, colours] uint8, the whole training split.
       labels: [examples] int32.
+      key: [2] uint32, data of the run's key.
       model: called with `skip_mask`.
       skip_mask: static; True skips that block.
       optimizer: turns a unit's gradients into its direction of descent, without learning rate.
       learning_rate: of a step.
       augmentation: static.
-      seed: of the run.
       batch_size: over all devices.
       devices: that share the batch.
 
@@ -101,7 +104,7 @@ def train_step(
     start = state.step % steps_per_epoch * batch_size + first
     rows = jax.lax.dynamic_slice(order, (start,), (local,))
 
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), 2)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), state.step), 2)
     drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
     offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
     crops = data.apply_augmentation(images[rows], offsets, flips, augmentation.pad)

@@ -78,6 +78,15 @@ def test_json_round_trip_and_differences():
     assert found == ["config.seed: 0 -> 5"]
 
 
+def test_a_field_that_an_older_version_lacked_has_its_default():
+    asked = config_lib.to_jsonable(config_lib.default_config())
+    old = {name: value for name, value in asked.items() if name != "policy"}
+    old["policy"] = {"full_probability": 0.5}
+    assert config_lib.differences(old, asked) == []
+    asked["policy"]["seed"] = 4
+    assert config_lib.differences(old, asked) == ["config.policy.seed: -1 -> 4"]
+
+
 def test_a_field_of_another_version_is_named():
     with pytest.raises(KeyError, match=r"config\.train\.epoch is not a field"):
         config_lib.from_jsonable({"train": {"epoch": 3}})

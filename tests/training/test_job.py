@@ -187,3 +187,22 @@ def test_does_not_end_a_process_of_another_host(run, command):
         lock.flush()
         outcome = job.work_on(run, job.Stop(), show=print, command=command)
     assert (outcome.state, outcome.reason) == ("busy", "process 1 on elsewhere works on it")
+
+
+def test_seeds_of_a_grid_keep_their_programs_together(tmp_path):
+    def caches(*overrides):
+        runs = grid.plan([QUICKSTART], [0, 1], tmp_path, overrides)
+        found = [[f for f in job.main_command(run) if "compilation_cache" in f] for run in runs]
+        return {flags[-1] for flags in found}  # the last one counts
+
+    (shared,) = caches()
+    assert str(tmp_path) in shared
+    asked = "--config.run.compilation_cache=off"
+    assert caches(asked) == {asked}
+
+
+def test_a_run_gets_large_pages_unless_its_environment_says_otherwise(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert job._environment()["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+    assert job._environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"
