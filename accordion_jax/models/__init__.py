@@ -6,7 +6,8 @@ A new architecture is a file here with a Linen module like `resnet.ResNet`, and 
 * ``model(images, skip_mask=..., train=...)`` returns logits;
 * ``model.truncations(images, skip_masks=..., train=...)`` returns those of many masks in one pass;
 * ``stage_sizes``, ``block_names`` and ``base_names``: its parameters are one sub-tree a name;
-* ``unit_macs(image_shape)`` counts multiply-accumulates a name.
+* ``unit_macs(image_shape)`` counts multiply-accumulates a name;
+* fields ``dtype``, ``axis_name`` and ``scan_stages`` say how it runs, not what it is.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from accordion_jax.models.resnet import ResNet
 FAMILIES = {"resnet": ResNet}
 
 # Fields of a Linen module that describe where and how it runs, not what it is.
-_NOT_DESCRIBED = {"parent", "name", "dtype", "axis_name"}
+_NOT_DESCRIBED = {"parent", "name", "dtype", "axis_name", "scan_stages"}
 
 
 def describe(model: ResNet) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def build(description: dict[str, Any], **overrides: Any) -> ResNet:
 
     Args:
       description: ``{"family": "resnet", "arguments": {"stage_sizes": [3, 3, 3], …}}``.
-      **overrides: further fields of the module, such as ``dtype`` or ``axis_name``.
+      **overrides: further fields of the module, such as ``dtype`` or ``scan_stages``.
 
     Raises:
       ValueError: the family is unknown, or an argument is; names it.

@@ -57,6 +57,27 @@ class Block(nn.Module):
         return relu(BatchNorm(self.axis_name, name="norm2")(y, train) + x)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _apply_block(
+    block: Block, variables: Any, x: jax.Array, train: bool
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Returns a block's output and, in training, its new running statistics.
+
+    A function of its own to JAX, so that equal blocks are traced once: not once a block and
+    program. XLA inlines the calls, and compiles the program that it would without.
+
+    Args:
+      block: static; unbound, so that all blocks of a stage are the same one.
+      variables: of the block: {"params": ..., "batch_stats": ...}.
+      x: [batch, height, width, channels].
+      train: static.
+    """
+    if not train:
+        return block.apply(variables, x, False), {}  # type: ignore[return-value]
+    y, updated = block.apply(variables, x, True, mutable=["batch_stats"])
+    return y, updated["batch_stats"]
+
+
 class ResNet(nn.Module):
     """ResNet-(6n+2) whose blocks can be skipped by a static mask.
 
@@ -67,6 +88,10 @@ class ResNet(nn.Module):
       dtype: of the computation; parameters and running statistics are float32.
       axis_name: of the mapped axis over which batch norm averages in training; None normalises with
         each device's own shard.
+      scan_stages: run the kept blocks of a stage in a loop (`jax.lax.scan` over their stacked
+        parameters), so that a program has one block body a stage however many blocks it keeps: the
+        same function, and the same variables. It compiles faster; on CPU it runs many times
+        slower, since XLA's convolutions there are slow in loops.
     """
 
     num_classes: int
@@ -74,6 +99,7 @@ class ResNet(nn.Module):
     channels: tuple[int, ...] = (16, 32, 64)
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    scan_stages: bool = False
 
     base_names = ("stem", "head")
 
@@ -131,7 +157,8 @@ class ResNet(nn.Module):
         Masks that keep the same first blocks share their computation, as in a prefix tree: all
         prefixes of the block sequence cost one forward pass and a head each. A block that masks
         reach on different inputs is computed once an input (in training its running statistics
-        then move once an input).
+        then move once an input). With `scan_stages` the blocks that masks share in a row are one
+        loop, which also gives the pooled features of the masks that end inside it.
 
         Args:
           images: [batch, height, width, colours] float, normalised.
@@ -145,7 +172,7 @@ class ResNet(nn.Module):
           ValueError: a mask's length is not the number of blocks, or the images cannot be halved
             once between all stages; names both.
         """
-        names = self.block_names
+        names, stages = self.block_names, self._stage_of_blocks
         for mask in skip_masks:
             if len(mask) != len(names):
                 raise ValueError(
@@ -159,28 +186,34 @@ class ResNet(nn.Module):
                 f"height and width divisible by {halvings}, one halving between stages"
             )
         logits: dict[SkipMask, jax.Array] = {}
-        # Groups of masks that have kept the same blocks so far, with the features they share.
-        groups = [(self.stem(images.astype(self.dtype), train), tuple(dict.fromkeys(skip_masks)))]
-        stage_of_previous = 0
-        for i, (name, stage) in enumerate(zip(names, self._stage_of_blocks, strict=True)):
-            split = []
-            for x, masks in groups:
-                for mask in masks:
-                    if all(mask[i:]):
-                        logits[mask] = self._read_out(x)
-                # A mask that is read out needs no transition, so nothing is pooled for it alone.
-                going_on = tuple(mask for mask in masks if not all(mask[i:]))
-                skipping = tuple(mask for mask in going_on if mask[i])
-                keeping = tuple(mask for mask in going_on if not mask[i])
-                if going_on and stage != stage_of_previous:
-                    x = _halve(x, self.channels[stage])
-                if skipping:
-                    split.append((x, skipping))
-                if keeping:
-                    split.append((getattr(self, name)(x, train), keeping))
-            groups, stage_of_previous = split, stage
-        for x, masks in groups:
-            logits |= dict.fromkeys(masks, self._read_out(x))
+        # Groups of masks that have kept the same blocks so far: the next block, the features that
+        # they share, and the masks.
+        x = self.stem(images.astype(self.dtype), train)
+        groups = [(0, x, tuple(dict.fromkeys(skip_masks)))]
+        while groups:
+            i, x, masks = groups.pop()
+            # A mask that is read out needs no transition, so nothing is pooled for it alone.
+            logits |= {mask: self._read_out(_pool(x)) for mask in masks if all(mask[i:])}
+            masks = tuple(mask for mask in masks if not all(mask[i:]))
+            if not masks:
+                continue
+            if stages[i] != (stages[i - 1] if i else 0):
+                x = _halve(x, self.channels[stages[i]])
+            if skipping := tuple(mask for mask in masks if mask[i]):
+                groups.append((i + 1, x, skipping))
+            if keeping := tuple(mask for mask in masks if not mask[i]):
+                run = self._shared_run(keeping, i)
+                ending = {
+                    mask: max(n for n, block in enumerate(run) if not mask[block])
+                    for mask in keeping
+                    if all(mask[run[-1] :])
+                }
+                x, pooled = self._run_blocks(run, x, train, tuple(ending.values()))
+                logits |= {
+                    mask: self._read_out(each) for mask, each in zip(ending, pooled, strict=True)
+                }
+                going_on = tuple(mask for mask in keeping if mask not in ending)
+                groups.append((run[-1] + 1, x, going_on))
         return jnp.stack([logits[mask] for mask in skip_masks])
 
     def unit_macs(self, image_shape: tuple[int, int, int]) -> dict[str, int]:
@@ -205,14 +238,85 @@ class ResNet(nn.Module):
         stages = ([stage] * size for stage, size in enumerate(self.stage_sizes))
         return tuple(itertools.chain.from_iterable(stages))
 
-    def _read_out(self, x: jax.Array) -> jax.Array:
-        """Logits of features of any stage: the remaining transitions, global pooling, the head.
+    def _shared_run(self, masks: tuple[SkipMask, ...], first: int) -> list[int]:
+        """Returns the kept blocks that run in one go: the first alone, unless stages are scanned.
 
-        Average pooling again and again, then over the whole map, is one mean over the map.
+        Then it is all of its stage up to where the masks part. A mask that keeps no more blocks
+        parts nothing: it is read out on the way.
+
+        Args:
+          masks: that share all blocks before the first, and keep it.
+          first: index of a block.
         """
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        run, stages = [first], self._stage_of_blocks
+        # The initial parameters are made block by block: they are the same with and without scan.
+        if not self.scan_stages or self.is_initializing():
+            return run
+        for i in range(first + 1, len(stages)):
+            skips = {mask[i] for mask in masks if not all(mask[i:])}
+            if stages[i] != stages[first] or len(skips) != 1:
+                break
+            if skips == {False}:
+                run.append(i)
+        return run
+
+    def _run_blocks(
+        self, blocks: list[int], x: jax.Array, train: bool, read: tuple[int, ...]
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Returns the features after the last of these blocks, and pooled ones after some others.
+
+        Args:
+          blocks: indices; of one stage.
+          x: [batch, height, width, channels].
+          train: updates the blocks' running statistics.
+          read: after which of the blocks, from 0, pooled features are wanted; none where there is
+            one block.
+
+        Returns:
+          An array of the shape of `x`; and [batch, channels] float32, one an entry of `read`.
+        """
+        units = [getattr(self, self.block_names[i]) for i in blocks]
+        if self.is_initializing():
+            return units[0](x, train), []
+        stage = self._stage_of_blocks[blocks[0]]
+        block = Block(self.channels[stage], self.dtype, self.axis_name, parent=None)
+        if len(units) == 1:
+            x, statistics = _apply_block(block, units[0].variables, x, train)
+            _put_statistics(units[0], statistics)
+            return x, []
+
+        def body(x, variables):
+            x, statistics = _apply_block(block, variables, x, train)
+            return x, (statistics, _pool(x) if read else None)
+
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(unit.variables for unit in units)
+        )
+        x, (statistics, pooled) = jax.lax.scan(body, x, stacked)
+        for i, unit in enumerate(units):
+            one = functools.partial(jax.lax.index_in_dim, index=i, keepdims=False)
+            _put_statistics(unit, jax.tree.map(one, statistics))
+        return x, [pooled[n] for n in read]
+
+    def _read_out(self, pooled: jax.Array) -> jax.Array:
+        """Logits of a mean over the map of any stage.
+
+        Average pooling again and again, then over the whole map, is one mean over the map: so the
+        remaining transitions are the padding of channels alone.
+        """
         missing = self.channels[-1] - pooled.shape[-1]
         return self.head(jnp.pad(pooled, ((0, 0), (0, missing)))).astype(jnp.float32)
+
+
+def _put_statistics(block: Block, statistics: dict[str, Any]) -> None:
+    """Makes these a bound block's running statistics."""
+    for name, values in statistics.items():
+        block.put_variable("batch_stats", name, values)
+
+
+def _pool(x: jax.Array) -> jax.Array:
+    """The mean over the map: [batch, height, width, channels] to [batch, channels] float32."""
+    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
 def _halve(x: jax.Array, channels: int) -> jax.Array:

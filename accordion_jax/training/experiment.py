@@ -195,6 +195,7 @@ def _make_model(
         {"family": config.model.family, "arguments": arguments},
         dtype=jnp.dtype(config.model.dtype),
         axis_name=axis_name,
+        scan_stages=config.run.scan_stages,
     )
 
 

@@ -127,8 +127,14 @@ def train_step(
         (gradients, batch_stats, {"loss": loss, "error": error}), AXIS
     )
     rate = learning_rate(state.step.astype(jnp.float32))
+
+    # To JAX a function of its own, so that it is traced once for all units of the same shapes.
+    @jax.jit
+    def descend(gradients, opt_state, old, rate):
+        direction, opt_state = optimizer.update(gradients, opt_state, old)
+        return jax.tree.map(lambda p, d: p - rate * d, old, direction), opt_state
+
     params, opt_state = {}, {}
     for unit, old in state.params.items():
-        direction, opt_state[unit] = optimizer.update(gradients[unit], state.opt_state[unit], old)
-        params[unit] = jax.tree.map(lambda p, d: p - rate * d, old, direction)
+        params[unit], opt_state[unit] = descend(gradients[unit], state.opt_state[unit], old, rate)
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

@@ -21,9 +21,10 @@ def test_a_described_network_is_built_again(model):
 
 
 def test_where_and_how_a_network_runs_is_not_described():
-    model = ResNet(10, dtype=jnp.bfloat16, axis_name="batch")
+    how = {"dtype": jnp.bfloat16, "axis_name": "batch", "scan_stages": True}
+    model = ResNet(10, **how)
     assert describe(model) == describe(ResNet(10))
-    again = build(describe(model), dtype=jnp.bfloat16, axis_name="batch")
+    again = build(describe(model), **how)
     assert again == model
 
 

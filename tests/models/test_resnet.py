@@ -85,6 +85,16 @@ def test_the_full_resnet110_has_a_convolution_a_layer():
     assert convolutions(ResNet(10), ((False,) * 54,)) == 1 + 2 * 54 == 109
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_equal_blocks_are_traced_and_lowered_once(train):
+    mutable = ["batch_stats"] if train else False
+    for n in (2, 5):
+        model = ResNet(10, (n, n, n))
+        program = functools.partial(model.apply, train=train, mutable=mutable)
+        text = jax.jit(program).lower(*shapes_of(model)).as_text()
+        assert text.count("stablehlo.convolution") == 1 + 2 * 3
+
+
 def test_parameters_and_logits_of_all_units():
     variables, images = shapes_of(ResNet(100))
     assert variables["params"]["head"]["kernel"].shape == (64, 100)

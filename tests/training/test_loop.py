@@ -47,6 +47,18 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def test_a_run_goes_on_with_its_stages_scanned(tmp_path):
+    sizes = {"model__stage_sizes": (2, 1, 1), "policy__full_probability": 1.0}
+    first = training.train(make(train__steps=3, **sizes), tmp_path)
+    scanned = make(run__scan_stages=True, **sizes)
+    assert scanned.model.scan_stages
+    training.claim_workdir(tmp_path, make(train__steps=6, **sizes), write=True)
+    training.claim_workdir(tmp_path, scanned, write=True)
+    resumed = training.train(scanned, tmp_path)
+    assert int(data.unreplicate(resumed.step)) == 6
+    assert jax.tree.structure(resumed) == jax.tree.structure(first)
+
+
 def test_resumed_run_equals_unbroken_one_bit_for_bit(tmp_path, unbroken):
     training.train(make(train__steps=3), tmp_path)
     resumed = data.unreplicate(training.train(make(), tmp_path))

@@ -28,8 +28,8 @@ def dataset():
     return images, labels
 
 
-def make_model(axis_name=None):
-    return ResNet(10, (2, 1, 1), (4, 8, 8), axis_name=axis_name)
+def make_model(axis_name=None, sizes=(2, 1, 1), scan_stages=False):
+    return ResNet(10, sizes, (4, 8, 8)[: len(sizes)], axis_name=axis_name, scan_stages=scan_stages)
 
 
 def make_step(model, mask, devices, **overrides):
@@ -85,6 +85,24 @@ def test_skipped_blocks_keep_parameters_momentum_and_statistics_bit_for_bit(data
             changed = jax.tree.map(lambda x, y: bool(np.any(x != y)), before[kept], after[kept])
             assert all(jax.tree.leaves(changed)), f"{name} of {kept}"
     assert int(after_short.step) == 2
+
+
+@pytest.mark.parametrize("axis_name", [None, step_lib.AXIS])
+def test_steps_with_scanned_stages_are_those_of_the_unrolled_network(dataset, axis_name):
+    gaps, full = (False, True, False), (False,) * 3
+    unrolled, scanned = (make_model(axis_name, (3,), scan) for scan in (False, True))
+    expected, metrics = take_steps(unrolled, [full, gaps], 2, dataset)
+    found, scanned_metrics = take_steps(scanned, [full, gaps], 2, dataset)
+    assert jax.tree.structure(expected) == jax.tree.structure(found)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, expected)
+    jax.tree.map(close, scanned_metrics, metrics)
+    after_full, _ = take_steps(scanned, [full], 2, dataset)
+    for unit, skip in zip(scanned.block_names, gaps, strict=True):
+        for tree in ("params", "batch_stats", "opt_state"):
+            pairs = (getattr(state, tree)[unit] for state in (after_full, found))
+            same = jax.tree.map(np.array_equal, *pairs)
+            assert all(jax.tree.leaves(same)) == skip, f"{tree} of {unit}"
 
 
 def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
