@@ -44,8 +44,19 @@ def make_experiment(
 class Ours:
     """The work of the benchmark, done by JAX: the loop's compiled variants, one a depth."""
 
-    def __init__(self, options: Options, overrides: Mapping[str, Any] | None = None):
-        """Makes the state and puts the data on the devices; compiles nothing."""
+    def __init__(
+        self,
+        options: Options,
+        overrides: Mapping[str, Any] | None = None,
+        compiler_options: Mapping[str, str | bool] | None = None,
+    ):
+        """Makes the state and puts the data on the devices; compiles nothing.
+
+        Args:
+          options: the size of the work.
+          overrides: as `make_experiment`.
+          compiler_options: of XLA, beside those of the loop.
+        """
         self.options = options
         self.experiment = make_experiment(options, overrides)
         experiment = self.experiment
@@ -55,7 +66,8 @@ class Ours:
         together = self.together = training.Together([experiment])
         self.key = data.replicate(together.key)
         self.order = together.mapped_epoch_order()(self.state.step, self.key)
-        self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
+        flags = training.cpu_compiler_options() | dict(compiler_options or {})
+        self.variants = training.Variants(self._step_of, flags)
         self._sweep: evaluation.Sweep | None = None
 
     def _step_of(self, skip_mask):
