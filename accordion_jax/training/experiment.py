@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -80,8 +80,15 @@ class Experiment:
         """Shapes and types of the state."""
         return state_shapes(self.model, self.optimizer, self.image_shape)
 
-    def mapped_step(self, skip_mask: tuple[bool, ...]) -> Callable[..., Any]:
-        """The step of a configuration on all devices; it is given its state away (donated)."""
+    def mapped_step(
+        self, skip_mask: tuple[bool, ...], devices: Sequence[jax.Device] | None = None
+    ) -> Callable[..., Any]:
+        """The step of a configuration on the devices; it is given its state away (donated).
+
+        Args:
+          skip_mask: static; True skips that block.
+          devices: that share the batch; all where None.
+        """
         step = functools.partial(
             step_lib.train_step,
             model=self.model,
@@ -91,9 +98,9 @@ class Experiment:
             augmentation=self.augmentation,
             seed=self.config.seed,
             batch_size=self.config.train.batch_size,
-            devices=jax.device_count(),
+            devices=jax.device_count() if devices is None else len(devices),
         )
-        return jax.pmap(step, axis_name=step_lib.AXIS, donate_argnums=0)
+        return jax.pmap(step, axis_name=step_lib.AXIS, devices=devices, donate_argnums=0)
 
     def mapped_epoch_order(self) -> Callable[[jax.Array], jax.Array]:
         """The order of the epoch of a step's number, on all devices."""
