@@ -111,7 +111,9 @@ def experiment_of(depth_n: int, batch_size: int, *, cross_replica: bool) -> trai
 
 
 def _topology_devices(name: str) -> Sequence[jax.Device]:
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU machine to ask
+    # There is no TPU machine to ask.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(name, "tpu").devices
