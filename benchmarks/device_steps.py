@@ -50,7 +50,7 @@ def compile_step(
             jax.ShapeDtypeStruct(x.shape, x.dtype)
             for x in (
                 np.empty(len(experiment.train), np.int32),
-                experiment.train.images,
+                experiment.train.rows,
                 experiment.train.labels,
             )
         ),
@@ -79,7 +79,7 @@ class DeviceSteps:
         arguments = (
             experiment.init(),
             np.arange(len(experiment.train), dtype=np.int32),
-            experiment.train.images,
+            experiment.train.rows,
             experiment.train.labels,
         )
         stacked = jax.tree.map(

@@ -51,7 +51,7 @@ class Ours:
         experiment = self.experiment
         self.state = data.replicate(experiment.init())
         dataset = experiment.train
-        self.images, self.labels = data.replicate((dataset.images, dataset.labels))
+        self.images, self.labels = data.replicate((dataset.rows, dataset.labels))
         self.order = experiment.mapped_epoch_order()(self.state.step)
         self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
         self._sweep: evaluation.Sweep | None = None

@@ -96,6 +96,7 @@ class Experiment:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             augmentation=self.augmentation,
+            image_shape=self.image_shape,
             seed=self.config.seed,
             batch_size=self.config.train.batch_size,
             devices=jax.device_count() if devices is None else len(devices),

@@ -107,7 +107,7 @@ class _Loop:
         self.stop: _Stop = stop
         self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
         self.images, self.labels = data.replicate(
-            (experiment.train.images, experiment.train.labels)
+            (experiment.train.rows, experiment.train.labels)
         )
         self.epoch_order = experiment.mapped_epoch_order()
         self.first = jax.process_index() == 0
