@@ -29,19 +29,13 @@ from absl import app, flags
 from benchmarks import compile_work
 from benchmarks.compile_work import in_fresh_process, spread
 from benchmarks.machine import machine
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, STEPS
 from benchmarks.work import Options
 
-_DEPTH_N = flags.DEFINE_integer("depth_n", 18, "n of ResNet-(6n+2).", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 124, "Images a step.", lower_bound=1)
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Of the computation."
-)
 _DEPTHS = flags.DEFINE_integer("depths", 3, "Depths of the first table, evenly spaced.", 1)
 _VARIANTS = flags.DEFINE_integer("variants", 0, "Of the last table, evenly spaced; 0: all.", 0)
 _WORKERS = flags.DEFINE_list("workers", ["1", "2", "4"], "Compilations at once; several figures.")
-_STEPS = flags.DEFINE_integer("steps", 10, "To time after the first; at most about a minute.", 1)
 _WAYS = flags.DEFINE_list("ways", ["unrolled", "scanned"], "How the stages run.")
-_OUT = flags.DEFINE_string("out", "", "Also writes the results to this JSON file.")
 
 
 def evenly_spaced(blocks: int, count: int) -> tuple[int, ...]:
@@ -157,7 +151,10 @@ def main(argv: list[str]) -> None:
     if unknown := set(_WAYS.value) - {"unrolled", "scanned"}:
         raise app.UsageError(f"--ways={sorted(unknown)[0]!r}: wanted unrolled, scanned or both")
     options = Options(
-        _DEPTH_N.value, _BATCH.value, _PRECISION.value, examples=max(4 * _BATCH.value, 1000)
+        DEPTH_N.value,
+        BATCH_SIZE.value,
+        PRECISION.value,
+        examples=max(4 * BATCH_SIZE.value, 1000),
     )
     hardware = machine("jax", "jaxlib", "flax")  # with the load before
     document = measure(
@@ -165,15 +162,17 @@ def main(argv: list[str]) -> None:
         depths=evenly_spaced(options.blocks, _DEPTHS.value),
         variants=evenly_spaced(options.blocks, _VARIANTS.value),
         workers=tuple(map(int, _WORKERS.value)),
-        steps=_STEPS.value,
+        steps=STEPS.value,
         ways=tuple(_WAYS.value),
     )
     print(f"ResNet-{6 * options.depth_n + 2}, batch {options.batch_size}, {options.precision}")
     print(f"{document['facts']['devices']}; {hardware}\n")
     print(as_markdown(document))
-    if _OUT.value:
-        pathlib.Path(_OUT.value).write_text(json.dumps(document, indent=1) + "\n")
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    flags.set_default(DEPTH_N, 18)
+    flags.set_default(STEPS, 10)
     app.run(main)

@@ -49,6 +49,7 @@ class Ours:
         options: Options,
         overrides: Mapping[str, Any] | None = None,
         compiler_options: Mapping[str, str | bool] | None = None,
+        seeds: Sequence[int] = (0,),
     ):
         """Makes the state and puts the data on the devices; compiles nothing.
 
@@ -56,24 +57,28 @@ class Ours:
           options: the size of the work.
           overrides: as `make_experiment`.
           compiler_options: of XLA, beside those of the loop.
+          seeds: trained as one.
         """
         self.options = options
         self.experiment = make_experiment(options, overrides)
         experiment = self.experiment
-        self.state = data.replicate(experiment.init())
+        together = self.together = training.Together([experiment.with_seed(s) for s in seeds])
+        states = [each.init() for each in together.experiments]
+        self.state = data.replicate(together.stack(states))
         dataset = experiment.train
-        self.images, self.labels = data.replicate((dataset.images, dataset.labels))
-        together = self.together = training.Together([experiment])
+        self.images, self.labels = data.replicate((dataset.rows, dataset.labels))
         self.key = data.replicate(together.key)
         self.order = together.mapped_epoch_order()(self.state.step, self.key)
         flags = training.cpu_compiler_options() | dict(compiler_options or {})
         self.variants = training.Variants(self._step_of, flags)
         self._sweep: evaluation.Sweep | None = None
 
-    def _step_of(self, skip_mask):
+    def _arguments(self, skip_mask: SkipMask) -> tuple[Any, ...]:
         kept = self.state.keep(self.experiment.units(skip_mask))
-        arguments = (kept, self.order, self.images, self.labels, self.key)
-        return self.together.mapped_step(skip_mask), arguments
+        return kept, self.order, self.images, self.labels, self.key
+
+    def _step_of(self, skip_mask):
+        return self.together.mapped_step(skip_mask), self._arguments(skip_mask)
 
     def train(self, depths: Sequence[int]) -> float:
         """Takes a step of each depth; returns the seconds until all are done."""
@@ -83,12 +88,15 @@ class Ours:
         """Takes a step of each skip mask; returns the seconds until all are done."""
         started = time.perf_counter()
         for mask in skip_masks:
-            run = self.variants(mask)
-            kept = self.state.keep(self.experiment.units(mask))
-            updated, metrics = run(kept, self.order, self.images, self.labels, self.key)
-            self.state = self.state.merge(updated)
+            metrics = self.start(mask)
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - started
+
+    def start(self, skip_mask: SkipMask) -> dict[str, jax.Array]:
+        """Starts a step; returns its metrics, which are there when it is done."""
+        updated, metrics = self.variants(skip_mask)(*self._arguments(skip_mask))
+        self.state = self.state.merge(updated)
+        return metrics
 
     def compile(self, depths: Sequence[int]) -> float:
         """Compiles depths, several at once; returns the seconds."""

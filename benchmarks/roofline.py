@@ -31,19 +31,12 @@ from benchmarks import hlo, limits, step_profile
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
 from benchmarks.roofline_picture import draw_roofline
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, REPEATS, STEPS
 from benchmarks.step_bound import Step, bound, least_bytes, step_flops
 from benchmarks.timing import interleaved
 from benchmarks.work import IMAGE_SHAPE, Options
 
-_DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 124, "Images a step.", lower_bound=1)
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Of the computation."
-)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Measurements of each step.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 3, "Steps of one measurement.", lower_bound=1)
 _TRACE_DIR = flags.DEFINE_string("trace_dir", "", "Keeps the profiler's traces here.")
-_OUT = flags.DEFINE_string("out", "", "Also draws the roofline to this file.")
 _LARGE_MB = flags.DEFINE_integer(
     "large_mb", 1024, "Of each array of the memory test: beyond all caches.", lower_bound=1
 )
@@ -204,28 +197,28 @@ def main(argv: list[str]) -> None:
     """Measures, prints, draws."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    precision = _PRECISION.value
-    options = Options(_DEPTH_N.value, _BATCH.value, precision, examples=4 * _BATCH.value)
+    precision = PRECISION.value
+    options = Options(DEPTH_N.value, BATCH_SIZE.value, precision, examples=4 * BATCH_SIZE.value)
     depths = (options.blocks, options.blocks // 2)
     device, count = jax.devices()[0], jax.device_count()
-    title = f"ResNet-{6 * _DEPTH_N.value + 2}, batch {_BATCH.value}, {precision}"
+    title = f"ResNet-{6 * DEPTH_N.value + 2}, batch {BATCH_SIZE.value}, {precision}"
     print(f"{title}, {count} x {device.device_kind} ({device.platform})")
     print(machine("jax", "jaxlib", "flax"), flush=True)
 
     ours = Ours(options)
     model = ours.experiment.model
-    features = _BATCH.value // count * int(np.prod(IMAGE_SHAPE[:2])) * model.channels[0]
+    features = BATCH_SIZE.value // count * int(np.prod(IMAGE_SHAPE[:2])) * model.channels[0]
     found = limits.measure(
         large_bytes=_LARGE_MB.value << 20,
         cache_size_bytes=features * jnp.dtype(precision).itemsize,
     )
     print(f"\n{limits_table(found, _LARGE_MB.value)}", flush=True)
-    steps = measure_steps(ours, depths, _REPEATS.value, _STEPS.value)
+    steps = measure_steps(ours, depths, REPEATS.value, STEPS.value)
     print(f"\n{steps_table(steps, found, precision)}", flush=True)
 
     traced = _to_trace(ours, depths, device.platform)
     profiles = {
-        step.name: profile_step(traced, depth, _STEPS.value, _TRACE_DIR.value)
+        step.name: profile_step(traced, depth, STEPS.value, _TRACE_DIR.value)
         for step, depth in zip(steps, depths, strict=True)
     }
     print(f"\n{profile_table(profiles)}")
@@ -245,10 +238,12 @@ def main(argv: list[str]) -> None:
         print(f"{step.name}: {bound(step.alone(found, precision), step.seconds, longest)}")
     if _TRACE_DIR.value:
         print(f"traces: {_TRACE_DIR.value} (for XProf; the *.trace.json.gz in them for Perfetto)")
-    if _OUT.value:
-        draw_roofline(_OUT.value, found, precision, steps, f"{title}, {device.device_kind}")
-        print(f"picture: {_OUT.value}")
+    if OUT.value:
+        draw_roofline(OUT.value, found, precision, steps, f"{title}, {device.device_kind}")
+        print(f"picture: {OUT.value}")
 
 
 if __name__ == "__main__":
+    flags.set_default(STEPS, 3)
+    flags.set_default(REPEATS, 7)
     app.run(main)

@@ -12,55 +12,18 @@ A small network leaves a large accelerator idle, and the third fills it. On a CP
 to fill, and XLA's grouped convolutions, which several sets of weights become, are slow.
 """
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 from absl import app, flags
 
-from accordion_jax import data, training
 from accordion_jax.depth import draw
 from benchmarks.machine import machine
-from benchmarks.ours import make_experiment
+from benchmarks.ours import Ours
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, REPEATS, STEPS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import Options
 
 _SEEDS = flags.DEFINE_integer("seeds", 5, "How many runs.", lower_bound=1)
-_DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 124, "Of each run.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 5, "Of one measurement.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of each way.", lower_bound=1)
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Of the computation."
-)
-
-
-class Runs:
-    """Some runs of one config on the devices, trained as one program."""
-
-    def __init__(self, experiment: training.Experiment, seeds: Sequence[int]):
-        """Puts the runs' states on the devices; compiles at the first step of each depth."""
-        self._together = together = training.Together([experiment.with_seed(s) for s in seeds])
-        self._state = data.replicate(together.stack([each.init() for each in together.experiments]))
-        self._images, self._labels = data.replicate(
-            (experiment.train.images, experiment.train.labels)
-        )
-        self._key = data.replicate(together.key)
-        self._order = together.mapped_epoch_order()(self._state.step, self._key)
-        self.variants = training.Variants(self._step_of, training.cpu_compiler_options())
-
-    def _arguments(self, skip_mask):
-        kept = self._state.keep(self._together.experiment.units(skip_mask))
-        return (kept, self._order, self._images, self._labels, self._key)
-
-    def _step_of(self, skip_mask):
-        return self._together.mapped_step(skip_mask), self._arguments(skip_mask)
-
-    def start(self, skip_mask) -> jax.Array:
-        """Starts a step; returns its losses, which are there when it is done."""
-        updated, metrics = self.variants(skip_mask)(*self._arguments(skip_mask))
-        self._state = self._state.merge(updated)
-        return metrics["loss"]
 
 
 def measure(options: Options, seeds: int, steps: int, repeats: int) -> dict[str, list[float]]:
@@ -72,18 +35,18 @@ def measure(options: Options, seeds: int, steps: int, repeats: int) -> dict[str,
       steps: of each run in one measurement.
       repeats: measurements of each way, taken in turn.
     """
-    experiment = make_experiment(options, {"policy.seed": 0})
-    ladder, policy = experiment.ladder, experiment.policy
-    masks = [ladder[draw(policy, seed=0, step=step)].skip_mask for step in range(steps)]
-    alone = [Runs(experiment, [seed]) for seed in range(seeds)]
+    shared = {"policy.seed": 0}
+    alone = [Ours(options, shared, seeds=[seed]) for seed in range(seeds)]
     for each in alone[1:]:
         each.variants = alone[0].variants  # the programs are the same: the seed is an argument
-    at_once = Runs(experiment, range(seeds))
+    at_once = Ours(options, shared, seeds=range(seeds))
+    ladder, policy = at_once.experiment.ladder, at_once.experiment.policy
+    masks = [ladder[draw(policy, seed=0, step=step)].skip_mask for step in range(steps)]
 
     def one_after_the_other():
         for run in alone:
             for mask in masks:
-                run.start(mask).block_until_ready()
+                run.take([mask])
 
     def all_interleaved():
         jax.block_until_ready([run.start(mask) for mask in masks for run in alone])
@@ -102,18 +65,21 @@ def measure(options: Options, seeds: int, steps: int, repeats: int) -> dict[str,
 def main(_argv: list[str]) -> None:
     """Times and prints."""
     options = Options(
-        _DEPTH_N.value, _BATCH.value, precision=_PRECISION.value, examples=4 * _BATCH.value
+        DEPTH_N.value,
+        BATCH_SIZE.value,
+        precision=PRECISION.value,
+        examples=4 * BATCH_SIZE.value,
     )
     print(
         f"ResNet-{6 * options.depth_n + 2}, {_SEEDS.value} seeds, batch {options.batch_size} each, "
-        f"{options.precision}, {_STEPS.value} steps of CoML-05, "
-        f"medians of {_REPEATS.value} taken in turn"
+        f"{options.precision}, {STEPS.value} steps of CoML-05, "
+        f"medians of {REPEATS.value} taken in turn"
     )
     print(f"{jax.devices()[0].device_kind}; {machine('jax', 'jaxlib', 'flax')}\n")
-    seconds = measure(options, _SEEDS.value, _STEPS.value, _REPEATS.value)
+    seconds = measure(options, _SEEDS.value, STEPS.value, REPEATS.value)
     print("| | seconds | images/s, all seeds | gain |")
     print("| --- | ---: | ---: | ---: |")
-    images = _SEEDS.value * _STEPS.value * options.batch_size
+    images = _SEEDS.value * STEPS.value * options.batch_size
     for way, of in seconds.items():
         gain = 1 / median_ratio(of, seconds["one after the other"])
         print(f"| {way} | {np.median(of):.3f} | {images / np.median(of):.0f} | {gain:.2f} |")

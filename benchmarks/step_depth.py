@@ -16,21 +16,19 @@ from absl import app, flags
 from accordion_jax.depth import make_ladder
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, REPEATS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import Options
 
-_DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 128, "Images a step.", lower_bound=1)
 _DEPTHS = flags.DEFINE_integer("depths", 5, "How many depths to time, evenly spaced.", 1)
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Counted steps of each.", lower_bound=1)
 _SCHEMES = flags.DEFINE_list("schemes", ["blockcoml", "coml"], "Whose ladders to climb.")
 
 
 def main(_argv: list[str]) -> None:
     """Times and prints."""
-    options = Options(_DEPTH_N.value, _BATCH.value, examples=4 * _BATCH.value)
+    options = Options(DEPTH_N.value, BATCH_SIZE.value, examples=4 * BATCH_SIZE.value)
     ours = Ours(options)
-    print(f"ResNet-{6 * _DEPTH_N.value + 2}, batch {_BATCH.value}")
+    print(f"ResNet-{6 * DEPTH_N.value + 2}, batch {BATCH_SIZE.value}")
     print(machine("jax", "jaxlib", "flax"))
     for scheme in _SCHEMES.value:
         ladder = make_ladder(scheme, options.stage_sizes)
@@ -40,7 +38,7 @@ def main(_argv: list[str]) -> None:
             ladder[rung].name: functools.partial(ours.take, [ladder[rung].skip_mask])
             for rung in rungs
         }
-        seconds = interleaved(runs, _REPEATS.value)
+        seconds = interleaved(runs, REPEATS.value)
         print("\n| configuration | blocks | share | seconds | time / full | difference |")
         print("| --- | --- | --- | --- | --- | --- |")
         worst = 0.0
@@ -50,8 +48,10 @@ def main(_argv: list[str]) -> None:
             worst = max(worst, abs(ratio - share))
             cells = f"{configuration.depth} | {share:.3f} | {np.median(of):.3f} | {ratio:.3f}"
             print(f"| {configuration.name} | {cells} | {ratio - share:+.3f} |")
-        print(f"largest difference: {worst:.3f} (medians of {_REPEATS.value} steps, in turn)")
+        print(f"largest difference: {worst:.3f} (medians of {REPEATS.value} steps, in turn)")
 
 
 if __name__ == "__main__":
+    flags.set_default(BATCH_SIZE, 128)
+    flags.set_default(REPEATS, 7)
     app.run(main)

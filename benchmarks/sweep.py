@@ -16,18 +16,16 @@ from accordion_jax import data, evaluation, training
 from accordion_jax.depth import make_ladder
 from accordion_jax.models import ResNet
 from benchmarks.machine import machine
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, REPEATS
 from benchmarks.timing import interleaved, median_ratio
 
-_DEPTH_N = flags.DEFINE_integer("depth_n", 18, "n of ResNet-(6n+2).", lower_bound=1)
 _IMAGES = flags.DEFINE_integer("images", 1000, "Images to evaluate.")
-_BATCH = flags.DEFINE_integer("batch_size", 250, "Images a batch.")
 _EVERY = flags.DEFINE_integer("every", 9, "Depths to time one by one; 0: none.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Counted runs of each.")
 
 
 def main(_argv: list[str]) -> None:
     """Times and prints."""
-    model = ResNet(100, (_DEPTH_N.value,) * 3)
+    model = ResNet(100, (DEPTH_N.value,) * 3)
     ladder = make_ladder("coml", model.stage_sizes)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (_IMAGES.value, 32, 32, 3), np.uint8)
@@ -42,7 +40,7 @@ def main(_argv: list[str]) -> None:
             model,
             masks,
             dataset,
-            batch_size=_BATCH.value,
+            batch_size=BATCH_SIZE.value,
             compiler_options=training.cpu_compiler_options(),
         )
         return lambda: sweep(variables)
@@ -53,13 +51,13 @@ def main(_argv: list[str]) -> None:
     }
     depths = range(0, len(ladder), _EVERY.value) if _EVERY.value else ()
     runs |= {f"depth {depth}": sweep_of((ladder.skip_masks[depth],)) for depth in depths}
-    seconds = interleaved(runs, _REPEATS.value)
+    seconds = interleaved(runs, REPEATS.value)
     one_pass, full = seconds["all truncations, one pass"], seconds["full depth"]
 
-    print(f"ResNet-{6 * _DEPTH_N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
+    print(f"ResNet-{6 * DEPTH_N.value + 2}, {len(ladder)} truncations, {_IMAGES.value} images")
     print(machine("jax", "jaxlib", "flax"))
     print(f"full depth: {np.median(full):.2f} s; one pass over all: {np.median(one_pass):.2f} s")
-    print(f"one pass / full depth: {median_ratio(one_pass, full):.3f} (median of {_REPEATS.value})")
+    print(f"one pass / full depth: {median_ratio(one_pass, full):.3f} (median of {REPEATS.value})")
     if depths:
         known = [float(np.median(seconds[f"depth {depth}"])) for depth in depths]
         total = float(np.interp(range(len(ladder)), list(depths), known).sum())
@@ -69,4 +67,6 @@ def main(_argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    flags.set_default(DEPTH_N, 18)
+    flags.set_default(BATCH_SIZE, 250)
     app.run(main)

@@ -28,26 +28,19 @@ from absl import app, flags
 
 from accordion_jax.depth import draw, full_or_uniform, make_ladder
 from benchmarks.machine import processor
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, REPEATS, STEPS
 from benchmarks.work import Options
 
-_DEPTH_N = flags.DEFINE_integer("depth_n", 9, "n of ResNet-(6n+2).", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch_size", 124, "Of a training step.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 10, "Of one measurement.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements a side.", lower_bound=1)
 _COMPILE = flags.DEFINE_enum(
     "torch_compile",
     "off",
     ["off", "default", "reduce-overhead", "max-autotune"],
     "Mode of torch.compile; try each, and report PyTorch's best.",
 )
-_PRECISION = flags.DEFINE_enum(
-    "precision", "float32", ["float32", "bfloat16"], "Of the computation; PyTorch's by autocast."
-)
 _EXAMPLES = flags.DEFINE_integer("sweep_examples", 1000, "Images of the sweep.", lower_bound=1)
 _ONE_BY_ONE = flags.DEFINE_bool(
     "one_by_one", True, "Also time PyTorch's sweep as one pass a truncation (once)."
 )
-_OUT = flags.DEFINE_string("out", "", "Also writes the results to this JSON file.")
 
 _side: Any = None  # of a worker process
 
@@ -237,18 +230,19 @@ def main(argv: list[str]) -> None:
         print("error: PyTorch is not installed; pip install torch", file=sys.stderr)
         sys.exit(1)
     options = Options(
-        depth_n=_DEPTH_N.value,
-        batch_size=_BATCH.value,
-        precision=_PRECISION.value,
+        depth_n=DEPTH_N.value,
+        batch_size=BATCH_SIZE.value,
+        precision=PRECISION.value,
         torch_compile=_COMPILE.value,
-        examples=max(10 * _BATCH.value, _EXAMPLES.value, 10_000),
+        examples=max(10 * BATCH_SIZE.value, _EXAMPLES.value, 10_000),
         sweep_examples=_EXAMPLES.value,
     )
-    document = measure(options, _STEPS.value, _REPEATS.value, _ONE_BY_ONE.value)
+    document = measure(options, STEPS.value, REPEATS.value, _ONE_BY_ONE.value)
     print(as_markdown(document))
-    if _OUT.value:
-        pathlib.Path(_OUT.value).write_text(json.dumps(document, indent=1) + "\n")
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
+    flags.set_default(STEPS, 10)
     app.run(main)

@@ -64,6 +64,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def rows(self) -> np.ndarray:
+        """The images, one a row: [n, height * width * channels] uint8, the same memory."""
+        return self.images.reshape(len(self), -1)
+
 
 def fixed_permutation(n: int, seed: int) -> np.ndarray:
     """Returns a permutation of range(n), [n] int64, that depends on nothing but (n, seed).

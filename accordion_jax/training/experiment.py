@@ -87,15 +87,15 @@ class Experiment:
 
     @property
     def step(self) -> Callable[..., Any]:
-        """`step.train_step` with all that does not change in a run, but for the skip mask."""
+        """`step.train_step` with all that does not change in a run, but for mask and devices."""
         return functools.partial(
             step_lib.train_step,
             model=self.model,
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             augmentation=self.augmentation,
+            image_shape=self.image_shape,
             batch_size=self.config.train.batch_size,
-            devices=jax.device_count(),
         )
 
     @property

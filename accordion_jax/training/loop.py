@@ -148,9 +148,7 @@ class _Loop:
         self.stop: Stop = stop
         experiment = self.experiment
         self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
-        self.images, self.labels = data.replicate(
-            (experiment.train.images, experiment.train.labels)
-        )
+        self.images, self.labels = data.replicate((experiment.train.rows, experiment.train.labels))
         self.key = data.replicate(together.key)
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0

@@ -70,6 +70,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
     augmentation: Augmentation,
+    image_shape: tuple[int, int, int],
     batch_size: int,
     devices: int,
 ) -> tuple[TrainState, Metrics]:
@@ -83,7 +84,9 @@ def train_step(
     Args:
       state: of the units that `skip_mask` keeps, and no others.
       order: [examples] int32, of this epoch.
-      images: [examples, height, width, colours] uint8, the whole training split.
+      images: [examples, height * width * colours] uint8, the whole training split. In rows, since
+        TPUs keep an array of four axes with the examples innermost, and would turn all of it round
+        in every step to pick a few.
       labels: [examples] int32.
       key: [2] uint32, data of the run's key.
       model: called with `skip_mask`.
@@ -91,6 +94,7 @@ def train_step(
       optimizer: turns a unit's gradients into its direction of descent, without learning rate.
       learning_rate: of a step.
       augmentation: static.
+      image_shape: (height, width, colours).
       batch_size: over all devices.
       devices: that share the batch.
 
@@ -107,7 +111,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), state.step), 2)
     drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
     offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
-    crops = data.apply_augmentation(images[rows], offsets, flips, augmentation.pad)
+    picked = images[rows].reshape(local, *image_shape)
+    crops = data.apply_augmentation(picked, offsets, flips, augmentation.pad)
     x = data.normalise(crops, augmentation.mean, augmentation.std)
     y = labels[rows]
 

@@ -65,15 +65,24 @@ class Together:
         """Returns the tree of each run, from one whose arrays are on the devices."""
         return [tree] if len(self.seeds) == 1 else data.to_global(self._split(tree))
 
-    def mapped_step(self, skip_mask: SkipMask) -> Callable[..., Any]:
-        """The step of a configuration on all devices; it is given its state away (donated)."""
+    def mapped_step(
+        self, skip_mask: SkipMask, devices: Sequence[jax.Device] | None = None
+    ) -> Callable[..., Any]:
+        """The step of a configuration on the devices; it is given its state away (donated).
+
+        Args:
+          skip_mask: static; True skips that block.
+          devices: that share the batch; all where None.
+        """
+        count = jax.device_count() if devices is None else len(devices)
+        static = {"skip_mask": skip_mask, "devices": count}
 
         def step(state, order, images, labels, key):
-            return self.experiment.step(state, order, images, labels, key, skip_mask=skip_mask)
+            return self.experiment.step(state, order, images, labels, key, **static)
 
         if len(self.seeds) > 1:
             step = jax.vmap(step, in_axes=(0, 0, None, None, 0))
-        return jax.pmap(step, axis_name=data.AXIS, donate_argnums=0)
+        return jax.pmap(step, axis_name=data.AXIS, devices=devices, donate_argnums=0)
 
     def mapped_epoch_order(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """The order of the epoch of a step's number, given the key too, on all devices."""

@@ -39,6 +39,7 @@ def make_step(model, mask, devices, **overrides):
         "optimizer": OPTIMIZER,
         "learning_rate": lambda step: 0.1,
         "augmentation": step_lib.Augmentation(1, True, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        "image_shape": (8, 8, 3),
         "batch_size": BATCH,
         "devices": devices,
     } | overrides
@@ -54,7 +55,7 @@ def take_steps(model, masks, devices, dataset):
     state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
     images, labels = dataset
     order = np.arange(EXAMPLES, dtype=np.int32)[::-1]
-    inputs = stack((order, images, labels, KEY), devices)
+    inputs = stack((order, images.reshape(EXAMPLES, -1), labels, KEY), devices)
     state = stack(state, devices)
     metrics = []
     for mask in masks:
@@ -182,7 +183,8 @@ def test_epoch_order_is_a_permutation_of_its_own_epoch_and_seed():
 def test_a_step_moves_nothing_between_host_and_device(dataset):
     model, mask = make_model(), (False, False, True, True)
     state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
-    inputs = (np.arange(EXAMPLES, dtype=np.int32), *dataset, KEY)
+    images, labels = dataset
+    inputs = (np.arange(EXAMPLES, dtype=np.int32), images.reshape(EXAMPLES, -1), labels, KEY)
     arguments = stack((state.keep(kept_units(model, mask)), *inputs), 1)
     step = jax.pmap(make_step(model, mask, 1), axis_name=step_lib.AXIS, devices=jax.devices()[:1])
     compiled = step.lower(*arguments).compile()
