@@ -90,7 +90,7 @@ def _step(ours: Ours, depth: int, seconds: float, steps: int) -> Step:
     ours.train([depth] * steps)
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
     return Step(
-        f"{depth} blocks",
+        f"{depth} block{'s' * (depth != 1)}",
         images,
         seconds,
         step_flops(*shape),
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> None:
         print(f"longest operations, {name}: {longest}")
         if each.incomplete:
             print(
-                f"{name}: the trace lacks the end of {each.incomplete:.0f} operations a step; what "
+                f"{name}: the trace lacks the end of {each.incomplete:.2g} operations a step; what "
                 "they did after their first event counts to others or to none"
             )
     print()

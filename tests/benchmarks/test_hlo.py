@@ -161,3 +161,20 @@ def test_the_chain_that_measures_launches_is_not_fused_away():
         return hlo.parse(jax.jit(chain).lower(jnp.ones(128)).compile().as_text()).launches()
 
     assert launches(8) - launches(4) >= 4
+
+
+def test_loops_within_loops_multiply():
+    def loop(name, body, trips):
+        trip_count = f'backend_config={{"known_trip_count":{{"n":"{trips}"}}}}'
+        return f"  %{name} = f32[] while(%x), condition=%none, body=%{body}, {trip_count}"
+
+    program = hlo.parse(
+        "\n".join(
+            [
+                "%innermost (x: f32[]) -> f32[] {\n  %turn = f32[] negate(%x)\n}",
+                f"%middle (x: f32[]) -> f32[] {{\n{loop('inner', 'innermost', 4)}\n}}",
+                f"ENTRY %main (x: f32[]) -> f32[] {{\n{loop('outer', 'middle', 3)}\n}}",
+            ]
+        )
+    )
+    assert program.counts() == {"negate": 12}

@@ -27,7 +27,7 @@ def test_the_command_says_what_bounds_a_step(run_command, tmp_path):
         for line in finished.stdout.splitlines()
         if line.startswith("| ") and (row := line.strip("| ").split("|"))
     }
-    assert cells["a step of one device"] == ["3 blocks", "1 blocks"]
+    assert cells["a step of one device"] == ["3 blocks", "1 block"]
     formula, counted = (
         [float(cell) for cell in cells[row]]
         for row in ("GFLOP, 6 x MACs x images", "GFLOP, XLA's count")
