@@ -106,9 +106,7 @@ class _Loop:
         self.eval_split: str = eval_split
         self.stop: _Stop = stop
         self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
-        self.images, self.labels = data.replicate(
-            (experiment.train.rows, experiment.train.labels)
-        )
+        self.images, self.labels = data.replicate((experiment.train.rows, experiment.train.labels))
         self.epoch_order = experiment.mapped_epoch_order()
         self.first = jax.process_index() == 0
 
