@@ -6,7 +6,6 @@ seconds. The number of virtual CPU devices is set in the environment, before JAX
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,9 +22,6 @@ from benchmarks.sizes import BATCH_SIZE, DEPTH_N
 from benchmarks.work import Options
 
 _CROSS = flags.DEFINE_bool("cross_replica_batch_norm", False, "Normalise over the whole batch.")
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", "", "Such as v5e:4x4: only compile for that slice, with libtpu's compiler."
-)
 _EXAMPLES = 512  # on the devices; more where the batch is larger
 
 
@@ -111,40 +107,9 @@ def experiment_of(depth_n: int, batch_size: int, *, cross_replica: bool) -> trai
     return make_experiment(options, {"model.cross_replica_batch_norm": cross_replica})
 
 
-def _topology_devices(name: str) -> Sequence[jax.Device]:
-    # There is no TPU machine to ask.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    from jax.experimental import topologies
-
-    return topologies.get_topology_desc(name, "tpu").devices
-
-
-def _compile_for_topology() -> dict[str, Any]:
-    """Compiles ahead of time, for chips that are not there."""
-    options = Options(
-        DEPTH_N.value, BATCH_SIZE.value, examples=50_000
-    )  # as CIFAR: it shows in bytes
-    experiment = make_experiment(options, {"model.cross_replica_batch_norm": _CROSS.value})
-    devices = _topology_devices(_TOPOLOGY.value)
-    started = time.perf_counter()
-    compiled = compile_step(experiment, experiment.ladder.full.skip_mask, devices)
-    seconds = time.perf_counter() - started
-    memory = compiled.memory_analysis()
-    return summary(collectives(compiled.as_text() or "")) | {
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "compile_s": seconds,
-        "temporary_bytes": memory.temp_size_in_bytes if memory else 0,
-    }
-
-
 def main(_argv: list[str]) -> None:
     """Compiles and reports; then a step a line."""
     replies, sys.stdout = sys.stdout, sys.stderr  # so that nothing else lands among the replies
-    if _TOPOLOGY.value:
-        print(json.dumps(_compile_for_topology()), file=replies, flush=True)
-        return
     experiment = experiment_of(DEPTH_N.value, BATCH_SIZE.value, cross_replica=_CROSS.value)
     steps = DeviceSteps(experiment, jax.devices())
     facts = summary(steps.collectives) | {

@@ -2,17 +2,16 @@
 
     python -m benchmarks.scaling --depth_n=9 --batch_size=128
 
-Prints three tables. (1) For 1, 2, 4 and 8 virtual CPU devices, each number in a process of its own:
+Prints two tables. (1) For 1, 2, 4 and 8 virtual CPU devices, each number in a process of its own:
 the all-reduces and bytes of the compiled step, counted in its text, and the seconds of a step.
 Virtual devices share one processor, so that is a check of the pattern and of its overhead, not a
 speed-up. Where JAX finds several GPUs or TPUs, subsets of them are timed instead, which is a
-speed-up. (2) With ``--topology=v5e:4x4``, where libtpu is installed (``pip install libtpu``; no TPU
-is needed): what TPU's own compiler makes of the step. (3) An estimate for a slice of TPU chips by
-arithmetic alone, from the constants in the flags: see `benchmarks.scaling_estimate`.
+speed-up. (2) An estimate for a slice of TPU chips by arithmetic alone, from the constants in the
+flags: see `benchmarks.scaling_estimate`. What TPU's own compiler makes of the step:
+`benchmarks.topology`.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -34,7 +33,7 @@ from benchmarks.sizes import BATCH_SIZE, DEPTH_N, REPEATS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import IMAGE_SHAPE, Options
 
-# --cross_replica_batch_norm and --topology are `device_steps`'.
+# --cross_replica_batch_norm is `device_steps`'.
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of devices; 1 first.")
 _ESTIMATE_N = flags.DEFINE_integer("estimate_depth_n", 18, "n of the network in the estimate.", 1)
 _BATCHES = flags.DEFINE_list("estimate_batch_sizes", ["128", "2048"], "Of the estimate.")
@@ -97,12 +96,11 @@ class VirtualDevices:
         self._process.wait()
 
 
-def _child_arguments(topology: str = "") -> tuple[str, ...]:
+def _child_arguments() -> tuple[str, ...]:
     return (
         f"--depth_n={DEPTH_N.value}",
         f"--batch_size={BATCH_SIZE.value}",
         f"--cross_replica_batch_norm={flags.FLAGS.cross_replica_batch_norm}",
-        f"--topology={topology}",
     )
 
 
@@ -164,23 +162,6 @@ def measured() -> list[str]:
     else:
         lines.append("Efficiency: time on one device / (devices x time here), the same batch.")
     return lines
-
-
-def compiled_for_topology(topology: str) -> list[str]:
-    """Returns what TPU's compiler makes of the step."""
-    child = VirtualDevices(1, *_child_arguments(topology))
-    try:
-        facts = child.read()
-    finally:
-        child.close()
-    return [
-        f"## Compiled, not run: {facts['devices']} x {facts['device']} ({topology})",
-        "",
-        f"{facts['all_reduces']} all-reduces, "
-        f"{facts['operations'] - facts['all_reduces']} other operations between devices, "
-        f"{facts['size_bytes'] / 1e6:.3f} MB in them; {facts['temporary_bytes'] / 1e6:.0f} MB of "
-        f"temporary memory; compiled in {facts['compile_s']:.0f} s on this machine.",
-    ]
 
 
 def works_of(experiment: training.Experiment) -> list[Work]:
@@ -260,13 +241,9 @@ def estimated() -> list[str]:
 
 def main(_argv: list[str]) -> None:
     """Measures, estimates, prints."""
-    if flags.FLAGS.topology and importlib.util.find_spec("libtpu") is None:
-        raise app.UsageError("--topology wants TPU's compiler: pip install libtpu")
     print(f"# ResNet-{6 * DEPTH_N.value + 2}: a step shared by several devices\n")
     print(machine("jax", "jaxlib", "flax"), end="\n\n", flush=True)
     print("\n".join(measured()), end="\n\n", flush=True)
-    if flags.FLAGS.topology:
-        print("\n".join(compiled_for_topology(flags.FLAGS.topology)), end="\n\n", flush=True)
     print("\n".join(estimated()))
 
 

@@ -1,0 +1,127 @@
+"""What TPU's own compiler makes of the training step, for chips that are not there.
+
+    pip install libtpu
+    python -m benchmarks.topology --topology=v5e:4x4 --depth_n=18 --batch_size=128
+
+Compiles the full step ahead of time on this machine, unrolled and with scanned stages
+(``config.run.scan_stages``), and prints what the compiled program says of itself: the seconds that
+compiling took (on this processor: their ratio is what counts), its size, temporary memory, what it
+moves to and from memory, and what it sends between the chips. Nothing runs, and no TPU is needed;
+on a machine that has one, TPU's compiler is busy with that.
+
+In a scanned program XLA counts a loop's body once, however often it turns: its bytes moved, and
+operations between chips within a loop, are then too few to compare, and are marked so.
+
+Time on two CPU cores: three minutes for --depth_n=3, a quarter of an hour for ResNet-110.
+"""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from benchmarks.collectives import collectives
+from benchmarks.device_steps import compile_step, summary
+from benchmarks.machine import machine
+from benchmarks.ours import make_experiment
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION
+from benchmarks.work import Options
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Kind and shape of the slice.")
+_CHIPS = flags.DEFINE_integer("chips", 0, "Only so many of its chips; 0: all.", 0)
+_WAYS = flags.DEFINE_list("ways", ["unrolled", "scanned"], "How the stages run.")
+
+_EXAMPLES = 50_000  # as CIFAR's: a program that moved all images would show it
+
+
+def topology_devices(name: str) -> Sequence[jax.Device]:
+    """Returns the chips of a slice, to compile for.
+
+    Args:
+      name: such as "v5e:4x4".
+
+    Raises:
+      RuntimeError: libtpu is not installed, or knows no such slice; names it.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise RuntimeError("TPU's compiler is not installed: pip install libtpu")
+    # There is no TPU machine to ask.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(name, "tpu").devices
+    except Exception as error:
+        raise RuntimeError(
+            f"TPU's compiler knows no --topology={name}, such as v5e:4x4 or v6e:2x2: {error}"
+        ) from error
+
+
+def compiled_for(
+    devices: Sequence[jax.Device], options: Options, *, scan_stages: bool
+) -> dict[str, Any]:
+    """Returns what the compiled full step says of itself.
+
+    Args:
+      devices: to compile for; they need not be there.
+      options: the size of the work.
+      scan_stages: whether the stages are loops.
+
+    Returns:
+      "compile_s": tracing included; "code_bytes", "temporary_bytes", "moved_bytes": of the program
+      (0 where it does not say); and `device_steps.summary` of what it sends.
+    """
+    experiment = make_experiment(options, {"run.scan_stages": scan_stages})
+    started = time.perf_counter()
+    compiled = compile_step(experiment, experiment.ladder.full.skip_mask, devices)
+    seconds = time.perf_counter() - started
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return summary(collectives(compiled.as_text() or "")) | {
+        "compile_s": seconds,
+        "code_bytes": memory.generated_code_size_in_bytes if memory else 0,
+        "temporary_bytes": memory.temp_size_in_bytes if memory else 0,
+        "moved_bytes": max(0.0, costs.get("bytes accessed", 0.0)),
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Compiles and prints."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if unknown := set(_WAYS.value) - {"unrolled", "scanned"}:
+        raise app.UsageError(f"--ways={sorted(unknown)[0]!r}: wanted unrolled, scanned or both")
+    jax.config.update("jax_platforms", "cpu")  # of what does run here, such as shapes
+    try:
+        devices = topology_devices(_TOPOLOGY.value)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    devices = devices[: _CHIPS.value or len(devices)]
+    options = Options(DEPTH_N.value, BATCH_SIZE.value, PRECISION.value, examples=_EXAMPLES)
+    print(
+        f"Compiled, not run: ResNet-{6 * options.depth_n + 2}, batch {options.batch_size}, "
+        f"{options.precision}, for {len(devices)} x {devices[0].device_kind} ({_TOPOLOGY.value})"
+    )
+    print(f"{machine('jax', 'libtpu', 'flax')}\n")
+    print("| stages | compiling, s | code MB | temporary MB | GB moved | sent: operations | MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for way in _WAYS.value:
+        found = compiled_for(devices, options, scan_stages=way == "scanned")
+        moved = f"{found['moved_bytes'] / 1e9:.3f}" if way == "unrolled" else "(one turn a loop)"
+        print(
+            f"| {way} | {found['compile_s']:.0f} | {found['code_bytes'] / 1e6:.0f} | "
+            f"{found['temporary_bytes'] / 1e6:.0f} | {moved} | {found['operations']} | "
+            f"{found['size_bytes'] / 1e6:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    flags.set_default(BATCH_SIZE, 128)
+    app.run(main)
