@@ -50,7 +50,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     """
     if importlib.util.find_spec("libtpu") is None:
         raise RuntimeError("TPU's compiler is not installed: pip install libtpu")
-    # There is no TPU machine to ask.
+    # There is no TPU machine to ask, and no chip to hold.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
