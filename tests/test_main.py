@@ -251,18 +251,23 @@ def test_sweep_on_eight_devices_counts_the_same_hits(unbroken, cache, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
+def finish_together(*arguments):
+    """What two processes print that share a run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    both = [start(*arguments, address, "--processes=2", f"--process={i}") for i in range(2)]
+    outputs = [finish(process) for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    return outputs
+
+
+def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
     arguments = (
         *("--config.train.steps=6", "--config.run.checkpoint_every_steps=3"),
-        *(f"--workdir={tmp_path / 'run'}", f"--coordinator=127.0.0.1:{port}", "--processes=2"),
-        "--config.run.compilation_cache=off",
+        *(f"--workdir={tmp_path / 'run'}", "--config.run.compilation_cache=off"),
     )
-    processes = [start(*arguments, f"--process={index}") for index in range(2)]
-    outputs = [finish(process) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    outputs = finish_together(*arguments)
     table = LookupTable.read(tmp_path / "run")
     assert {row.examples for row in table.rows} == {360}
     assert table.provenance["versions"]["processes"] == "2"
@@ -273,9 +278,13 @@ def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
     assert checkpoint_steps(tmp_path / "run") == [3, 6]
 
 
-def test_several_seeds_at_once_leave_a_run_each(tmp_path, cache):
-    few = ("--config.train.steps=4", "--config.policy.seed=0")
-    output = finish(start(cache, f"--workdir={tmp_path}", "--seeds=0,2", *few))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_several_seeds_at_once_leave_a_run_each(tmp_path, processes):
+    arguments = (
+        *(f"--workdir={tmp_path}", "--seeds=0,2", "--config.policy.seed=0"),
+        *("--config.train.steps=4", "--config.run.compilation_cache=off"),
+    )
+    output = finish(start(*arguments)) if processes == 1 else finish_together(*arguments)[0]
     for seed in (0, 2):
         table = LookupTable.read(tmp_path / f"seed{seed}")
         assert (table.provenance["seed"], table.provenance["step"]) == (seed, 4)

@@ -51,6 +51,10 @@ class Checkpoints:
             best_fn=lambda metrics: metrics["error"],
             best_mode="min",
             cleanup_tmp_directories=not read_only,
+            # Several runs may be saved at once; one's barrier must not be taken for another's.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=self.folder.parent.name
+            ),
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
                     preservation_policy.LatestN(keep),
