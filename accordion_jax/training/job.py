@@ -110,7 +110,7 @@ def main_command(run: grid.GridRun) -> list[str]:
 def _environment() -> dict[str, str]:
     """The environment of a run: with large pages for its arrays, unless it says otherwise.
 
-    A step on CPU takes and returns memory for all its arrays; in pages of 4 kB that costs a sixth
+    A step on CPU takes and returns memory for all its arrays; in pages of 4 kB that costs a seventh
     of its time. A C library that does not know the setting ignores it.
     """
     return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
