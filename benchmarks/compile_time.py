@@ -29,13 +29,12 @@ from absl import app, flags
 from benchmarks import compile_work
 from benchmarks.compile_work import in_fresh_process, spread
 from benchmarks.machine import machine
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, STEPS
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, JSON, PRECISION, STEPS, WAYS
 from benchmarks.work import Options
 
 _DEPTHS = flags.DEFINE_integer("depths", 3, "Depths of the first table, evenly spaced.", 1)
 _VARIANTS = flags.DEFINE_integer("variants", 0, "Of the last table, evenly spaced; 0: all.", 0)
 _WORKERS = flags.DEFINE_list("workers", ["1", "2", "4"], "Compilations at once; several figures.")
-_WAYS = flags.DEFINE_list("ways", ["unrolled", "scanned"], "How the stages run.")
 
 
 def evenly_spaced(blocks: int, count: int) -> tuple[int, ...]:
@@ -148,8 +147,6 @@ def main(argv: list[str]) -> None:
     """Measures and prints."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    if unknown := set(_WAYS.value) - {"unrolled", "scanned"}:
-        raise app.UsageError(f"--ways={sorted(unknown)[0]!r}: wanted unrolled, scanned or both")
     options = Options(
         DEPTH_N.value,
         BATCH_SIZE.value,
@@ -163,13 +160,13 @@ def main(argv: list[str]) -> None:
         variants=evenly_spaced(options.blocks, _VARIANTS.value),
         workers=tuple(map(int, _WORKERS.value)),
         steps=STEPS.value,
-        ways=tuple(_WAYS.value),
+        ways=tuple(WAYS.value),
     )
     print(f"ResNet-{6 * options.depth_n + 2}, batch {options.batch_size}, {options.precision}")
     print(f"{document['facts']['devices']}; {hardware}\n")
     print(as_markdown(document))
-    if OUT.value:
-        pathlib.Path(OUT.value).write_text(json.dumps(document, indent=1) + "\n")
+    if JSON.value:
+        pathlib.Path(JSON.value).write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What bounds a training step: arithmetic, memory traffic, launches, or none of them.
 
     python -m benchmarks.roofline --depth_n=9 --batch_size=124 [--precision=bfloat16]
-        [--trace_dir=DIR] [--out=roofline.png]
+        [--trace_dir=DIR] [--picture=roofline.png]
 
 In one run on the device at hand (CPU, GPU or TPU): measures the machine's limits; measures the
 steps of the full network and of its first half; counts their arithmetic, traffic and launched
@@ -31,11 +31,12 @@ from benchmarks import hlo, limits, step_profile
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
 from benchmarks.roofline_picture import draw_roofline
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, REPEATS, STEPS
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, REPEATS, STEPS
 from benchmarks.step_bound import Step, bound, least_bytes, step_flops
 from benchmarks.timing import interleaved
 from benchmarks.work import IMAGE_SHAPE, Options
 
+_PICTURE = flags.DEFINE_string("picture", "", "Also draws the roofline to this file.")
 _TRACE_DIR = flags.DEFINE_string("trace_dir", "", "Keeps the profiler's traces here.")
 _LARGE_MB = flags.DEFINE_integer(
     "large_mb", 1024, "Of each array of the memory test: beyond all caches.", lower_bound=1
@@ -237,9 +238,9 @@ def main(argv: list[str]) -> None:
         print(f"{step.name}: {bound(step.alone(found, precision), step.seconds, longest)}")
     if _TRACE_DIR.value:
         print(f"traces: {_TRACE_DIR.value} (for XProf; the *.trace.json.gz in them for Perfetto)")
-    if OUT.value:
-        draw_roofline(OUT.value, found, precision, steps, f"{title}, {device.device_kind}")
-        print(f"picture: {OUT.value}")
+    if _PICTURE.value:
+        draw_roofline(_PICTURE.value, found, precision, steps, f"{title}, {device.device_kind}")
+        print(f"picture: {_PICTURE.value}")
 
 
 if __name__ == "__main__":

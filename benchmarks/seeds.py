@@ -1,6 +1,6 @@
 """Several seeds of one run on one device: one after the other, interleaved, and at once.
 
-    python -m benchmarks.seeds --seeds=5 --depth_n=9
+    python -m benchmarks.seeds --at_once=5 --depth_n=9
 
 The same steps of CoML-05 for every seed, three ways:
 
@@ -23,7 +23,7 @@ from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, REPEATS, STEPS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import Options
 
-_SEEDS = flags.DEFINE_integer("seeds", 5, "How many runs.", lower_bound=1)
+_AT_ONCE = flags.DEFINE_integer("at_once", 5, "How many runs.", lower_bound=1)
 
 
 def measure(options: Options, seeds: int, steps: int, repeats: int) -> dict[str, list[float]]:
@@ -71,15 +71,15 @@ def main(_argv: list[str]) -> None:
         examples=4 * BATCH_SIZE.value,
     )
     print(
-        f"ResNet-{6 * options.depth_n + 2}, {_SEEDS.value} seeds, batch {options.batch_size} each, "
-        f"{options.precision}, {STEPS.value} steps of CoML-05, "
+        f"ResNet-{6 * options.depth_n + 2}, {_AT_ONCE.value} seeds, "
+        f"batch {options.batch_size} each, {options.precision}, {STEPS.value} steps of CoML-05, "
         f"medians of {REPEATS.value} taken in turn"
     )
     print(f"{jax.devices()[0].device_kind}; {machine('jax', 'jaxlib', 'flax')}\n")
-    seconds = measure(options, _SEEDS.value, STEPS.value, REPEATS.value)
+    seconds = measure(options, _AT_ONCE.value, STEPS.value, REPEATS.value)
     print("| | seconds | images/s, all seeds | gain |")
     print("| --- | ---: | ---: | ---: |")
-    images = _SEEDS.value * STEPS.value * options.batch_size
+    images = _AT_ONCE.value * STEPS.value * options.batch_size
     for way, of in seconds.items():
         gain = 1 / median_ratio(of, seconds["one after the other"])
         print(f"| {way} | {np.median(of):.3f} | {images / np.median(of):.0f} | {gain:.2f} |")

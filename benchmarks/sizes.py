@@ -11,4 +11,7 @@ PRECISION = flags.DEFINE_enum(
 )
 STEPS = flags.DEFINE_integer("steps", 5, "Of one measurement.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Counted measurements of each.", lower_bound=1)
-OUT = flags.DEFINE_string("out", "", "Also writes the results to this file.")
+JSON = flags.DEFINE_string("json", "", "Also writes the results to this JSON file.")
+WAYS = flags.DEFINE_multi_enum(
+    "way", ["unrolled", "scanned"], ["unrolled", "scanned"], "How the stages run; repeat for both."
+)

@@ -29,12 +29,11 @@ from benchmarks.collectives import collectives
 from benchmarks.device_steps import compile_step, summary
 from benchmarks.machine import machine
 from benchmarks.ours import make_experiment
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, WAYS
 from benchmarks.work import Options
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Kind and shape of the slice.")
 _CHIPS = flags.DEFINE_integer("chips", 0, "Only so many of its chips; 0: all.", 0)
-_WAYS = flags.DEFINE_list("ways", ["unrolled", "scanned"], "How the stages run.")
 
 _EXAMPLES = 50_000  # as CIFAR's: a program that moved all images would show it
 
@@ -95,8 +94,6 @@ def main(argv: list[str]) -> None:
     """Compiles and prints."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    if unknown := set(_WAYS.value) - {"unrolled", "scanned"}:
-        raise app.UsageError(f"--ways={sorted(unknown)[0]!r}: wanted unrolled, scanned or both")
     jax.config.update("jax_platforms", "cpu")  # of what does run here, such as shapes
     try:
         devices = topology_devices(_TOPOLOGY.value)
@@ -112,7 +109,7 @@ def main(argv: list[str]) -> None:
     print(f"{machine('jax', 'libtpu', 'flax')}\n")
     print("| stages | compiling, s | code MB | temporary MB | GB moved | sent: operations | MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for way in _WAYS.value:
+    for way in WAYS.value:
         found = compiled_for(devices, options, scan_stages=way == "scanned")
         moved = f"{found['moved_bytes'] / 1e9:.3f}" if way == "unrolled" else "(one turn a loop)"
         print(

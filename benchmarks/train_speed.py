@@ -28,7 +28,7 @@ from absl import app, flags
 
 from accordion_jax.depth import draw, full_or_uniform, make_ladder
 from benchmarks.machine import processor
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, OUT, PRECISION, REPEATS, STEPS
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, JSON, PRECISION, REPEATS, STEPS
 from benchmarks.work import Options
 
 _COMPILE = flags.DEFINE_enum(
@@ -239,8 +239,8 @@ def main(argv: list[str]) -> None:
     )
     document = measure(options, STEPS.value, REPEATS.value, _ONE_BY_ONE.value)
     print(as_markdown(document))
-    if OUT.value:
-        pathlib.Path(OUT.value).write_text(json.dumps(document, indent=1) + "\n")
+    if JSON.value:
+        pathlib.Path(JSON.value).write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

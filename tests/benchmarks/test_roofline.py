@@ -19,7 +19,7 @@ def test_the_command_says_what_bounds_a_step(run_command, tmp_path):
     picture, traces = tmp_path / "roofline.png", tmp_path / "traces"
     sizes = ("--depth_n=1", "--batch_size=8", "--repeats=1", "--steps=2", "--large_mb=8")
     finished = run_command(
-        "benchmarks.roofline", *sizes, f"--out={picture}", f"--trace_dir={traces}"
+        "benchmarks.roofline", *sizes, f"--picture={picture}", f"--trace_dir={traces}"
     )
     assert finished.returncode == 0, finished.stderr
     cells = {

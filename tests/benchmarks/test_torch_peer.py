@@ -95,7 +95,7 @@ def test_crops_and_flips_are_ours():
 @pytest.mark.slow
 def test_the_command_prints_and_writes_its_ratios(run_command, tmp_path):
     sizes = ("--depth_n=1", "--batch_size=4", "--steps=1", "--repeats=2", "--sweep_examples=8")
-    finished = run_command("benchmarks.train_speed", *sizes, f"--out={tmp_path / 'speed.json'}")
+    finished = run_command("benchmarks.train_speed", *sizes, f"--json={tmp_path / 'speed.json'}")
     assert finished.returncode == 0, finished.stderr
     assert "| training, all 3 blocks |" in finished.stdout
     document = json.loads((tmp_path / "speed.json").read_text())
