@@ -29,10 +29,9 @@ from absl import app, flags
 from benchmarks import compile_work
 from benchmarks.compile_work import in_fresh_process, spread
 from benchmarks.machine import machine
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, JSON, PRECISION, STEPS, WAYS
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, DEPTHS, JSON, PRECISION, STEPS, WAYS
 from benchmarks.work import Options
 
-_DEPTHS = flags.DEFINE_integer("depths", 3, "Depths of the first table, evenly spaced.", 1)
 _VARIANTS = flags.DEFINE_integer("variants", 0, "Of the last table, evenly spaced; 0: all.", 0)
 _WORKERS = flags.DEFINE_list("workers", ["1", "2", "4"], "Compilations at once; several figures.")
 
@@ -156,7 +155,7 @@ def main(argv: list[str]) -> None:
     hardware = machine("jax", "jaxlib", "flax")  # with the load before
     document = measure(
         options,
-        depths=evenly_spaced(options.blocks, _DEPTHS.value),
+        depths=evenly_spaced(options.blocks, DEPTHS.value),
         variants=evenly_spaced(options.blocks, _VARIANTS.value),
         workers=tuple(map(int, _WORKERS.value)),
         steps=STEPS.value,
@@ -171,5 +170,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.set_default(DEPTH_N, 18)
+    flags.set_default(DEPTHS, 3)
     flags.set_default(STEPS, 10)
     app.run(main)

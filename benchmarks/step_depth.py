@@ -16,11 +16,10 @@ from absl import app, flags
 from accordion_jax.depth import make_ladder
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, REPEATS
+from benchmarks.sizes import BATCH_SIZE, DEPTH_N, DEPTHS, REPEATS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import Options
 
-_DEPTHS = flags.DEFINE_integer("depths", 5, "How many depths to time, evenly spaced.", 1)
 _SCHEMES = flags.DEFINE_list("schemes", ["blockcoml", "coml"], "Whose ladders to climb.")
 
 
@@ -33,7 +32,7 @@ def main(_argv: list[str]) -> None:
     for scheme in _SCHEMES.value:
         ladder = make_ladder(scheme, options.stage_sizes)
         last = len(ladder) - 1
-        rungs = sorted({round(last * i / _DEPTHS.value) for i in range(1, _DEPTHS.value + 1)})
+        rungs = sorted({round(last * i / DEPTHS.value) for i in range(1, DEPTHS.value + 1)})
         runs = {
             ladder[rung].name: functools.partial(ours.take, [ladder[rung].skip_mask])
             for rung in rungs
