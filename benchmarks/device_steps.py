@@ -112,11 +112,7 @@ def main(_argv: list[str]) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr  # so that nothing else lands among the replies
     experiment = experiment_of(DEPTH_N.value, BATCH_SIZE.value, cross_replica=_CROSS.value)
     steps = DeviceSteps(experiment, jax.devices())
-    facts = summary(steps.collectives) | {
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-    }
-    print(json.dumps(facts), file=replies, flush=True)
+    print(json.dumps(summary(steps.collectives)), file=replies, flush=True)
     for _ in sys.stdin:
         print(json.dumps(steps.take()), file=replies, flush=True)
 

@@ -309,17 +309,20 @@ class _Window:
         now = time.monotonic()
         losses, errors, depths = (np.array(each) for each in zip(*self._read, strict=True))
         images = (step - self._first_step) * experiment.config.train.batch_size
+        shared = {
+            "epoch": step / experiment.steps_per_epoch,
+            "mean_depth": float(depths.mean()),
+            "learning_rate": float(experiment.learning_rate(step - 1)),
+            "images_per_second": images / max(now - self._since, 1e-9),
+        }
         for run, writer in enumerate(self._loop.writers):
             writer.write(
                 step,
                 "train",
-                {
-                    "epoch": step / experiment.steps_per_epoch,
+                shared
+                | {
                     "loss": float(losses[:, run].mean(dtype=np.float64)),
                     "error": float(errors[:, run].mean(dtype=np.float64)),
-                    "mean_depth": float(depths.mean()),
-                    "learning_rate": float(experiment.learning_rate(step - 1)),
-                    "images_per_second": images / max(now - self._since, 1e-9),
                 },
             )
         self._read, self._since, self._first_step = [], now, step

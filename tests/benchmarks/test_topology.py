@@ -9,15 +9,18 @@ from benchmarks.topology import compiled_for, topology_devices
 from benchmarks.work import Options
 
 
-@pytest.mark.parametrize("scan_stages", [False, True])
-def test_a_program_says_what_it_needs_and_sends(scan_stages):
-    found = compiled_for(
-        jax.devices()[:2], Options(1, batch_size=8, examples=16), scan_stages=scan_stages
+def test_a_program_says_what_it_needs_and_sends():
+    options = Options(2, batch_size=8, examples=16)
+    unrolled, scanned = (
+        compiled_for(jax.devices()[:2], options, scan_stages=scan) for scan in (False, True)
     )
-    assert (found["operations"], found["all_reduces"]) == (1, 1)
-    assert found["size_bytes"] > 4 * 75_000  # the parameters of three blocks
-    assert found["temporary_bytes"] > 0
-    assert found["compile_s"] > 0
+    for found in (unrolled, scanned):
+        assert (found["operations"], found["all_reduces"]) == (1, 1)
+        assert found["size_bytes"] > 4 * 150_000  # the parameters of six blocks
+        assert found["temporary_bytes"] > 0
+        assert found["compile_s"] > 0
+    assert scanned["size_bytes"] == unrolled["size_bytes"]
+    assert scanned["moved_bytes"] < unrolled["moved_bytes"]  # a loop's body counts once
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
