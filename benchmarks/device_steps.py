@@ -16,6 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from accordion_jax import training
+from accordion_jax.training import layout
 from benchmarks.collectives import Collective, collectives
 from benchmarks.ours import make_experiment
 from benchmarks.sizes import BATCH_SIZE, DEPTH_N
@@ -39,8 +40,9 @@ def compile_step(
       devices: that share the batch, also those of a topology without hardware.
       compiler_options: of XLA.
     """
+    together = training.Together([experiment], layout.preferred(devices[0].platform))
     arguments = (
-        experiment.shapes.keep(experiment.units(skip_mask)),
+        together.shapes.keep(experiment.units(skip_mask)),
         *(
             jax.ShapeDtypeStruct(x.shape, x.dtype)
             for x in (
@@ -54,7 +56,7 @@ def compile_step(
     stacked = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments
     )
-    mapped = training.Together([experiment]).mapped_step(skip_mask, devices)
+    mapped = together.mapped_step(skip_mask, devices)
     lowered = mapped.lower(*stacked)  # type: ignore[attr-defined]
     return lowered.compile(compiler_options=compiler_options)
 

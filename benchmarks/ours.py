@@ -64,7 +64,7 @@ class Ours:
         experiment = self.experiment
         together = self.together = training.Together([experiment.with_seed(s) for s in seeds])
         states = [each.init() for each in together.experiments]
-        self.state = data.replicate(together.stack(states))
+        self.state = together.place(states)
         dataset = experiment.train
         self.images, self.labels = data.replicate((dataset.rows, dataset.labels))
         self.key = data.replicate(together.key)
@@ -116,10 +116,16 @@ class Ours:
                 examples=self.options.sweep_examples,
                 compiler_options=training.cpu_compiler_options(),
             )
+        variables = jax.block_until_ready(self.variables)
         started = time.perf_counter()
-        counts = self._sweep(self.state.variables)
+        counts = self._sweep(variables)
         np.asarray(counts.errors)
         return time.perf_counter() - started
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model takes, of the first seed, replicated over the devices."""
+        return self.together.split(self.state)[0].variables
 
     def peak_bytes(self) -> int:
         """Returns the most memory used: of the accelerator, else of this process."""

@@ -1,18 +1,25 @@
-"""What TPU's own compiler makes of the training step, for chips that are not there.
+"""What the compiler of a TPU or GPU makes of the training step, for chips that are not there.
 
     pip install libtpu
     python -m benchmarks.topology --topology=v5e:4x4 --depth_n=18 --batch_size=128
+    pip install 'jax[cuda12]'
+    python -m benchmarks.topology --topology=h100 --depth_n=18 --batch_size=124
 
 Compiles the full step ahead of time on this machine, unrolled and with scanned stages
 (``config.run.scan_stages``), and prints what the compiled program says of itself: the seconds that
 compiling took (on this processor: their ratio is what counts), its size, temporary memory, what it
-moves to and from memory, and what it sends between the chips. Nothing runs, and no TPU is needed;
-on a machine that has one, TPU's compiler is busy with that.
+moves to and from memory, what it launches a step (fusions, convolutions, copies: on a GPU about so
+many kernels, each of which takes some microseconds at least), and what it sends between the chips.
+Nothing runs, and no accelerator is needed; on a machine that has a TPU, its compiler is busy with
+that.
 
 In a scanned program XLA counts a loop's body once, however often it turns: its bytes moved, and
-operations between chips within a loop, are then too few to compare, and are marked so.
+operations between chips within a loop, are then too few to compare, and are marked so. XLA's
+compiler for GPUs says neither its code's size nor what it moves; and it takes the first algorithm
+of cuDNN for a convolution where, with a GPU, it would try several, which takes time too.
 
-Time on two CPU cores: three minutes for --depth_n=3, a quarter of an hour for ResNet-110.
+Time on two CPU cores: for a TPU three minutes for --depth_n=3, a quarter of an hour for ResNet-110;
+for a GPU ten seconds and two minutes.
 """
 
 import importlib.util
@@ -25,30 +32,35 @@ from typing import Any
 import jax
 from absl import app, flags
 
+from benchmarks import hlo
 from benchmarks.collectives import collectives
 from benchmarks.device_steps import compile_step, summary
+from benchmarks.gpu_targets import GPUS
 from benchmarks.machine import machine
 from benchmarks.ours import make_experiment
 from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, WAYS
 from benchmarks.work import Options
 
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:4x4", "Kind and shape of the slice.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "v5e:4x4", f"Kind and shape of a TPU slice, or one of {', '.join(GPUS)}."
+)
 _CHIPS = flags.DEFINE_integer("chips", 0, "Only so many of its chips; 0: all.", 0)
 
 _EXAMPLES = 50_000  # as CIFAR's: a program that moved all images would show it
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-    """Returns the chips of a slice, to compile for.
+    """Returns the chips of a slice, or a GPU, to compile for.
 
     Args:
-      name: such as "v5e:4x4".
+      name: such as "v5e:4x4" or "h100".
 
     Raises:
-      RuntimeError: libtpu is not installed, or knows no such slice; names it.
+      RuntimeError: the platform's compiler is not installed, or knows no such slice; names it.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise RuntimeError("TPU's compiler is not installed: pip install libtpu")
+    module, package = ("jax_plugins", "'jax[cuda12]'") if name in GPUS else ("libtpu", "libtpu")
+    if importlib.util.find_spec(module) is None:
+        raise RuntimeError(f"--topology={name} wants a compiler: pip install {package}")
     # There is no TPU machine to ask, and no chip to hold.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -56,10 +68,15 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
     try:
+        if name in GPUS:
+            config = GPUS[name].config()
+            return topologies.get_topology_desc(
+                platform="cuda", target_config=config, topology="1x1x1"
+            ).devices
         return topologies.get_topology_desc(name, "tpu").devices
     except Exception as error:
         raise RuntimeError(
-            f"TPU's compiler knows no --topology={name}, such as v5e:4x4 or v6e:2x2: {error}"
+            f"no compiler here knows --topology={name}, such as v5e:4x4 or h100: {error}"
         ) from error
 
 
@@ -75,15 +92,18 @@ def compiled_for(
 
     Returns:
       "compile_s": tracing included; "code_bytes", "temporary_bytes", "moved_bytes": of the program
-      (0 where it does not say); and `device_steps.summary` of what it sends.
+      (0 where it does not say); "launches": operations that a step launches, those of a loop as
+      often as it turns; and `device_steps.summary` of what it sends.
     """
     experiment = make_experiment(options, {"run.scan_stages": scan_stages})
     started = time.perf_counter()
     compiled = compile_step(experiment, experiment.ladder.full.skip_mask, devices)
     seconds = time.perf_counter() - started
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    return summary(collectives(compiled.as_text() or "")) | {
+    text = compiled.as_text() or ""
+    return summary(collectives(text)) | {
         "compile_s": seconds,
+        "launches": hlo.parse(text).launches(),
         "code_bytes": memory.generated_code_size_in_bytes if memory else 0,
         "temporary_bytes": memory.temp_size_in_bytes if memory else 0,
         "moved_bytes": max(0.0, costs.get("bytes accessed", 0.0)),
@@ -107,15 +127,19 @@ def main(argv: list[str]) -> None:
         f"{options.precision}, for {len(devices)} x {devices[0].device_kind} ({_TOPOLOGY.value})"
     )
     print(f"{machine('jax', 'libtpu', 'flax')}\n")
-    print("| stages | compiling, s | code MB | temporary MB | GB moved | sent: operations | MB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| stages | compiling, s | code MB | temporary MB | GB moved | launches "
+        "| sent: operations | MB |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for way in WAYS.value:
         found = compiled_for(devices, options, scan_stages=way == "scanned")
-        moved = f"{found['moved_bytes'] / 1e9:.3f}" if way == "unrolled" else "(one turn a loop)"
+        code, moved = found["code_bytes"], found["moved_bytes"]
+        told = f"{moved / 1e9:.3f}" if way == "unrolled" else "(one turn a loop)"
         print(
-            f"| {way} | {found['compile_s']:.0f} | {found['code_bytes'] / 1e6:.0f} | "
-            f"{found['temporary_bytes'] / 1e6:.0f} | {moved} | {found['operations']} | "
-            f"{found['size_bytes'] / 1e6:.3f} |",
+            f"| {way} | {found['compile_s']:.0f} | {f'{code / 1e6:.0f}' if code else '-'} | "
+            f"{found['temporary_bytes'] / 1e6:.0f} | {told if moved else '-'} | "
+            f"{found['launches']:,} | {found['operations']} | {found['size_bytes'] / 1e6:.3f} |",
             flush=True,
         )
 

@@ -7,7 +7,6 @@ the one of `flax.linen.BatchNorm`, but for rounding.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,12 +68,11 @@ def _normalise(
 
 
 def _normalise_forward(x, scale, bias, epsilon, axis_name):
-    wide, over = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-    # Both in one pass. The difference of the two can be below zero by rounding.
-    mean, square = wide.mean(over), (wide * wide).mean(over)
+    wide, count = x.astype(jnp.float32), x.size // x.shape[-1]
+    mean, square = (total / count for total in _sums(wide, wide * wide))
     if axis_name is not None:
         mean, square = jax.lax.pmean((mean, square), axis_name)
-    var = jnp.maximum(square - mean * mean, 0.0)
+    var = jnp.maximum(square - mean * mean, 0.0)  # by rounding it can be below zero
     y = _scale_and_shift(x, (mean, var), scale, bias, epsilon)
     return (y, (mean, var)), (x, mean, jax.lax.rsqrt(var + epsilon), scale)
 
@@ -87,16 +85,14 @@ def _normalise_backward(_, axis_name, kept, cotangents):
     scale r (g - mean(g) - x' mean(g x')), which is a weighted sum of g, x and a constant.
     """
     x, mean, r, scale = kept
-    over, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    g, wide = cotangents[0].astype(jnp.float32), x.astype(jnp.float32)
-    total = g.sum(over)
-    product = (g * (wide - _along_last(mean, x))).sum(over)
+    g, wide, count = cotangents[0].astype(jnp.float32), x.astype(jnp.float32), x.size // x.shape[-1]
+    total, product = _sums(g, g * (wide - _along_last(mean, x)))
     of_bias, of_scale = total, product * r
     if axis_name is not None:
         total, product = jax.lax.pmean((total, product), axis_name)
     of_g = scale * r
     vectors = (of_g, -of_g * total / count, -of_g * r * r * product / count, mean)
-    of_g, constant, of_x, mean = (_along_last(v, x) for v in _apart(vectors))
+    of_g, constant, of_x, mean = (_along_last(v, x) for v in _apart(*vectors))
     return (g * of_g + constant + (wide - mean) * of_x).astype(x.dtype), of_scale, of_bias
 
 
@@ -112,7 +108,7 @@ def _scale_and_shift(
     """
     mean, var = statistics
     vectors = (mean, scale * jax.lax.rsqrt(var + epsilon), bias)
-    mean, factor, bias = (_along_last(v, x) for v in _apart(vectors))
+    mean, factor, bias = (_along_last(v, x) for v in _apart(*vectors))
     return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
 
 
@@ -123,8 +119,8 @@ def relu(x: jax.Array) -> jax.Array:
 
 
 def _relu_forward(x):
-    zero = _along_last(_apart(jnp.zeros(x.shape[-1:], x.dtype)), x)
-    y = _apart(jnp.maximum(x, zero))
+    (zero,) = _apart(jnp.zeros(x.shape[-1:], x.dtype))
+    (y,) = _apart(jnp.maximum(x, _along_last(zero, x)))
     return y, y
 
 
@@ -135,17 +131,47 @@ def _relu_backward(y, g):
 relu.defvjp(_relu_forward, _relu_backward)
 
 
+def _sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the sums of two arrays over all axes but the last.
+
+    On a GPU as one reduction of pairs, which takes a kernel less. The other compilers do as well
+    with two: XLA's library fusions on CPU know no reduction of pairs, and on TPUs it costs more.
+    """
+    return jax.lax.platform_dependent(
+        x, y, cuda=_sum_of_pairs, rocm=_sum_of_pairs, default=_two_sums
+    )
+
+
+def _two_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    over = tuple(range(x.ndim - 1))
+    return x.sum(over), y.sum(over)
+
+
+def _sum_of_pairs(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    zeros = (jnp.zeros((), x.dtype), jnp.zeros((), y.dtype))
+    add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
+    return jax.lax.reduce((x, y), zeros, add, tuple(range(x.ndim - 1)))
+
+
 def _along_last(v: jax.Array, x: jax.Array) -> jax.Array:
     """A vector of channels in the rank of x."""
     return v.reshape((1,) * (x.ndim - 1) + v.shape)
 
 
-def _apart(tree: Any) -> Any:
-    """Returns the same values; on CPU, as if they came from elsewhere.
+def _apart(*values: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns the same values, for XLA as if they came from elsewhere (not on TPUs).
 
-    XLA's library fusions on CPU broadcast a vector over the features inside a fusion, but not an
+    On CPU, XLA's library fusions broadcast a vector over the features inside a fusion, but not an
     expression of vectors, nor a constant: those become arrays of the features' size, written and
-    read again. And knowing that y is max(x, 0), XLA compares x in the gradient, and so must keep x.
-    On accelerators XLA fuses these well by itself, and a barrier would cost it a kernel.
+    read again. On a GPU XLA makes several small kernels of such an expression. And knowing that y
+    is max(x, 0), it compares x in the gradient, and so must keep x. TPU's compiler does well alone,
+    and moves a tenth more to and from memory with the barrier.
     """
-    return jax.lax.optimization_barrier(tree) if jax.default_backend() == "cpu" else tree
+
+    def barrier(*values):
+        return jax.lax.optimization_barrier(values)
+
+    def nothing(*values):
+        return values
+
+    return jax.lax.platform_dependent(*values, tpu=nothing, default=barrier)

@@ -124,7 +124,7 @@ def train_together(
             _log.info("goes on from step %d of %d", step, total)
         else:
             states = [each.init() for each in together.experiments]
-        state = data.replicate(together.stack(states))
+        state = together.place(states)
         if step < total:
             writers = [
                 stack.enter_context(contextlib.closing(MetricWriter(each, step, enabled=first)))
@@ -224,7 +224,7 @@ class _Loop:
                 self._evaluate(each, step, writer)
                 for each, writer in zip(self.together.split(state), self.writers, strict=True)
             ]
-        states = self.together.unstack(data.unreplicate(state))
+        states = self.together.fetch(state)
         for checkpoints, each, numbers in zip(self.checkpoints, states, metrics, strict=True):
             checkpoints.save(step, each, numbers)
 

@@ -1,4 +1,9 @@
-"""Runs that differ in their seed alone, as one: every array has a leading axis of runs."""
+"""Runs that differ in their seed alone, as one: every array has a leading axis of runs.
+
+What a state looks like on the devices is known here alone: `Together.place` puts it there,
+`Together.mapped_step` takes steps, `Together.split` and `Together.fetch` give back what the model
+and checkpoints know.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +13,9 @@ import numpy as np
 
 from accordion_jax import data
 from accordion_jax.depth import SkipMask
+from accordion_jax.training import layout
 from accordion_jax.training.experiment import Experiment
-from accordion_jax.training.state import Tree
+from accordion_jax.training.state import TrainState, Tree
 
 
 class Together:
@@ -21,20 +27,23 @@ class Together:
     Attributes:
       experiments: one a run; they differ in ``config.seed`` alone (`Experiment.with_seed`).
       seeds: one a run.
+      kernels: `layout.HWIO` or `layout.OHWI`: how kernels lie on the devices.
     """
 
-    def __init__(self, experiments: Sequence[Experiment]):
+    def __init__(self, experiments: Sequence[Experiment], kernels: str = ""):
         """Takes the runs.
 
         Args:
           experiments: that differ in ``config.seed`` alone.
+          kernels: as the attribute; "" for that which the default devices want.
 
         Raises:
           ValueError: a seed comes twice, or the runs would draw different depths.
         """
         self.experiments = tuple(experiments)
         self.seeds = tuple(each.config.seed for each in experiments)
-        self.key = self.stack([each.key for each in experiments])
+        self.kernels = kernels or layout.preferred(jax.default_backend())
+        self.key = self._stack([each.key for each in experiments])
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} must differ: each is a run of its own")
         if len({each.depth_seed for each in experiments}) > 1:
@@ -42,28 +51,60 @@ class Together:
                 f"seeds {self.seeds} would draw different depths, and so cannot take their steps "
                 "at once; set config.policy.seed, for instance to 0, and all draw with that"
             )
-        self._split = jax.pmap(self.unstack, axis_name=data.AXIS)
+        self._split = jax.pmap(
+            lambda tree: [self._from_devices(each) for each in self._unstack(tree)],
+            axis_name=data.AXIS,
+        )
 
     @property
     def experiment(self) -> Experiment:
         """What they share; its seed is that of the first."""
         return self.experiments[0]
 
-    def stack(self, trees: Sequence[Tree]) -> Tree:
-        """Returns the trees of all runs as one, each array with a leading axis of runs."""
+    @property
+    def shapes(self) -> TrainState:
+        """Shapes and types of the state on one device."""
+        one = jax.eval_shape(self._to_devices, self.experiment.shapes)
+        runs = () if len(self.seeds) == 1 else (len(self.seeds),)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(runs + x.shape, x.dtype), one)
+
+    def place(self, states: Sequence[TrainState]) -> TrainState:
+        """Returns the states of all runs as one, replicated over the devices, as steps take it.
+
+        Args:
+          states: one a run, on the host or a device, as `Experiment.init` makes them.
+        """
+        on_host = [jax.tree.map(np.asarray, each) for each in states]
+        return data.replicate(self._stack([self._to_devices(each) for each in on_host]))
+
+    def split(self, state: TrainState) -> list[TrainState]:
+        """Returns the state of each run, replicated over the devices, as the model takes it."""
+        if len(self.seeds) == 1 and self.kernels == layout.HWIO:
+            return [state]
+        return data.to_global(self._split(state))
+
+    def fetch(self, state: TrainState) -> list[TrainState]:
+        """Returns the state of each run, as the model takes it, in NumPy arrays on the host."""
+        runs = self._unstack(data.unreplicate(state))
+        runs = [self._from_devices(each) for each in runs]
+        return jax.tree.map(lambda x: np.asarray(x, order="C"), runs)
+
+    def _to_devices(self, tree: Tree) -> Tree:
+        return layout.to_ohwi(tree) if self.kernels == layout.OHWI else tree
+
+    def _from_devices(self, tree: Tree) -> Tree:
+        return layout.from_ohwi(tree) if self.kernels == layout.OHWI else tree
+
+    def _stack(self, trees: Sequence[Tree]) -> Tree:
+        """The trees of all runs as one, each array with a leading axis of runs."""
         if len(self.seeds) == 1:
             return trees[0]
         return jax.tree.map(lambda *leaves: np.stack([np.asarray(x) for x in leaves]), *trees)
 
-    def unstack(self, tree: Tree) -> list[Tree]:
-        """Returns the tree of each run."""
+    def _unstack(self, tree: Tree) -> list[Tree]:
         if len(self.seeds) == 1:
             return [tree]
         return [jax.tree.map(lambda x, run=run: x[run], tree) for run in range(len(self.seeds))]
-
-    def split(self, tree: Tree) -> list[Tree]:
-        """Returns the tree of each run, from one whose arrays are on the devices."""
-        return [tree] if len(self.seeds) == 1 else data.to_global(self._split(tree))
 
     def mapped_step(
         self, skip_mask: SkipMask, devices: Sequence[jax.Device] | None = None
@@ -78,7 +119,9 @@ class Together:
         static = {"skip_mask": skip_mask, "devices": count}
 
         def step(state, order, images, labels, key):
-            return self.experiment.step(state, order, images, labels, key, **static)
+            state = self._from_devices(state)
+            state, metrics = self.experiment.step(state, order, images, labels, key, **static)
+            return self._to_devices(state), metrics
 
         if len(self.seeds) > 1:
             step = jax.vmap(step, in_axes=(0, 0, None, None, 0))

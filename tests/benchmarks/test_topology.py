@@ -1,10 +1,11 @@
-"""Compiling for chips that are not there; TPU's compiler is large, so here it is CPU's."""
+"""Compiling for chips that are not there; their compilers are large, so here it is CPU's."""
 
 import importlib.util
 
 import jax
 import pytest
 
+from benchmarks.gpu_targets import GPUS
 from benchmarks.topology import compiled_for, topology_devices
 from benchmarks.work import Options
 
@@ -19,11 +20,37 @@ def test_a_program_says_what_it_needs_and_sends():
         assert found["size_bytes"] > 4 * 150_000  # the parameters of six blocks
         assert found["temporary_bytes"] > 0
         assert found["compile_s"] > 0
+    # Each of the six blocks runs at least its two convolutions and their four gradients.
+    assert min(unrolled["launches"], scanned["launches"]) > 6 * 6
     assert scanned["size_bytes"] == unrolled["size_bytes"]
     assert scanned["moved_bytes"] < unrolled["moved_bytes"]  # a loop's body counts once
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_libtpu_it_says_what_to_install():
-    with pytest.raises(RuntimeError, match="pip install libtpu"):
-        topology_devices("v5e:4x4")
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [("v5e:4x4", "libtpu", "libtpu"), ("h100", "jax_plugins", r"'jax\[cuda12\]'")],
+)
+def test_without_the_compiler_it_says_what_to_install(name, module, package):
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(RuntimeError, match=f"--topology={name} wants .*: pip install {package}"):
+        topology_devices(name)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None, reason="wants pip install 'jax[cuda12]'"
+)
+@pytest.mark.parametrize("name", GPUS)
+def test_compiles_for_a_gpu_that_is_not_there(name):
+    options = Options(1, batch_size=8, examples=16)
+    found = compiled_for(topology_devices(name), options, scan_stages=False)
+    assert found["launches"] > 3 * 20
+    assert found["operations"] == 0
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_gpus_description_names_it_and_is_whole(name):
+    gpu, text = GPUS[name], GPUS[name].config()
+    assert text.count("{") == text.count("}")
+    for part in (f'"{gpu.name}"', f"core_count: {gpu.cores}", f"l2_cache_size: {gpu.l2_bytes}"):
+        assert part in text

@@ -26,7 +26,7 @@ def ours():
 @pytest.fixture
 def peer(ours):
     side = torch_peer.Peer(OPTIONS)
-    side.model.load_ours(data.unreplicate(ours.state.variables))
+    side.model.load_ours(data.unreplicate(ours.variables))
     return side
 
 
@@ -37,7 +37,7 @@ def parameters(model):
 
 def test_every_truncation_has_the_same_logits(ours, peer):
     images = ours.experiment.train.images[:4]
-    variables = data.unreplicate(ours.state.variables)
+    variables = data.unreplicate(ours.variables)
     masks = ours.experiment.ladder.skip_masks
     wanted = ours.experiment.model.apply(
         variables, data.normalise(images, MEAN, STD), skip_masks=masks, method="truncations"
@@ -65,7 +65,7 @@ def test_a_step_moves_both_alike_and_no_skipped_block(ours, peer):
             if name.startswith("blocks.2") and depth == 2:
                 np.testing.assert_array_equal(value, moved[name], err_msg=name)
     wanted = torch_peer.ResNet(ours_lib.NUM_CLASSES, OPTIONS.stage_sizes)
-    wanted.load_ours(data.unreplicate(ours.state.variables))
+    wanted.load_ours(data.unreplicate(ours.variables))
     wanted, found = parameters(wanted), parameters(peer.model)
     moved = 0
     for name in wanted.keys() - {name for name in wanted if "num_batches" in name}:

@@ -1,11 +1,15 @@
 """Batch norm and ReLU are Flax's, in value, statistics and gradient."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import export
 
+from accordion_jax.models import norm
 from accordion_jax.models.norm import BatchNorm, relu
 
 SHAPE = (6, 5, 4, 3)
@@ -128,3 +132,36 @@ def test_seeds_can_be_mapped_over():
     for index, each in enumerate((x, -x)):
         wanted = value_and_gradients(ours(), relu(each), weights)
         assert_close(jax.tree.map(lambda v, i=index: v[i], both), wanted, 1e-4)
+
+
+@pytest.mark.parametrize("runs", [None, 2])
+def test_a_sum_of_pairs_is_two_sums(runs):
+    shape = SHAPE if runs is None else (runs, *SHAPE)
+    x, y = draw(shape), draw(shape, seed=1)
+    found, wanted = (
+        jax.jit(sums if runs is None else jax.vmap(sums))(x, y)
+        for sums in (norm._sum_of_pairs, norm._two_sums)
+    )
+    assert_close(found, wanted, 1e-6)
+
+
+def lowered_for(platform):
+    """The program of a normalised ReLU and its gradient, for a platform that need not be there."""
+
+    def loss(params, x):
+        y, _ = ours()(draw_variables() | {"params": params}, x, True)
+        return jnp.sum(y**2)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    arguments = (draw_variables()["params"], draw())
+    return export.export(gradient, platforms=[platform])(*arguments).mlir_module()
+
+
+@pytest.mark.parametrize(
+    ("platform", "pairs", "barriers"),
+    [("cuda", 2, True), ("rocm", 2, True), ("cpu", 0, True), ("tpu", 0, False)],
+)
+def test_each_platform_gets_the_form_that_its_compiler_does_best_with(platform, pairs, barriers):
+    text = lowered_for(platform)
+    assert len(re.findall(r"stablehlo\.reduce\(.*\), \(", text)) == pairs
+    assert ("optimization_barrier" in text) == barriers

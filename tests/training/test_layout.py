@@ -1,0 +1,89 @@
+"""Kernels may lie on the devices in another order: to all else the run is the same."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from accordion_jax import data, training
+from accordion_jax.training import layout
+from accordion_jax.training.checkpoints import Checkpoints
+from tests.training.test_loop import assert_same
+from tests.training.test_together import folders, make_runs
+
+SEEDS = (0, 1)
+
+
+def restore(folder, shapes):
+    with contextlib.closing(Checkpoints(folder / "checkpoints", 1)) as checkpoints:
+        return checkpoints.restore(checkpoints.latest, shapes)
+
+
+@pytest.mark.parametrize(
+    ("platform", "kernels"),
+    [("gpu", "OHWI"), ("cuda", "OHWI"), ("rocm", "OHWI"), ("cpu", "HWIO"), ("tpu", "HWIO")],
+)
+def test_gpus_alone_keep_the_outputs_first(platform, kernels):
+    assert layout.preferred(platform) == kernels
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+def test_only_kernels_of_convolutions_are_turned_round_and_back(library):
+    tree = {
+        "conv": library.arange(3 * 3 * 4 * 5).reshape(3, 3, 4, 5),
+        "dense": library.arange(6).reshape(2, 3),
+        "step": library.zeros(()),
+    }
+    turned = layout.to_ohwi(tree)
+    assert {name: x.shape for name, x in turned.items()} == {
+        "conv": (5, 3, 3, 4),
+        "dense": (2, 3),
+        "step": (),
+    }
+    assert turned["conv"][4, 2, 1, 3] == tree["conv"][2, 1, 3, 4]
+    assert_same(layout.from_ohwi(turned), tree)
+
+
+@pytest.mark.parametrize("seeds", [SEEDS[:1], SEEDS])
+def test_what_is_placed_is_fetched_and_split_as_it_was(seeds):
+    runs = training.Together(make_runs(seeds).experiments, layout.OHWI)
+    states = [jax.tree.map(np.asarray, run.init()) for run in runs.experiments]
+    placed = runs.place(states)
+    on_one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), placed)
+    assert on_one == runs.shapes
+    kernel = placed.params["stage2_block01"]["conv1"]["kernel"]
+    height, width, inputs, outputs = states[0].params["stage2_block01"]["conv1"]["kernel"].shape
+    assert kernel.shape[-4:] == (outputs, height, width, inputs)
+    for state, fetched, split in zip(states, runs.fetch(placed), runs.split(placed), strict=True):
+        assert_same(fetched, state)
+        assert_same(data.unreplicate(split), state)
+        assert all(x.flags.c_contiguous for x in jax.tree.leaves(fetched))
+
+
+@pytest.mark.parametrize("seeds", [SEEDS[:1], SEEDS])
+def test_a_run_is_the_same_in_either_layout(tmp_path, seeds):
+    finals, saved = [], []
+    for kernels in (layout.HWIO, layout.OHWI):
+        runs = training.Together(make_runs(seeds).experiments, kernels)
+        assert runs.kernels == kernels
+        where = folders(tmp_path / kernels, seeds)
+        finals.append([data.unreplicate(x) for x in training.train_together(runs, where)])
+        saved.append([restore(folder, runs.experiment.shapes) for folder in where])
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, *finals)
+    jax.tree.map(close, *saved)
+    first = runs.experiment.init().params["stage1_block01"]["conv1"]["kernel"]
+    trained = finals[1][0].params["stage1_block01"]["conv1"]["kernel"]
+    assert np.any(trained != np.asarray(first))
+
+
+def test_a_run_begun_in_one_layout_goes_on_in_the_other(tmp_path):
+    make = functools.partial(make_runs, SEEDS[:1])
+    where = folders(tmp_path, SEEDS[:1])
+    training.train_together(training.Together(make().experiments, layout.OHWI), where)
+    longer = make(train__steps=6).experiments
+    (resumed,) = training.train_together(training.Together(longer, layout.HWIO), where)
+    assert int(data.unreplicate(resumed.step)) == 6
