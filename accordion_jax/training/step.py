@@ -73,6 +73,7 @@ def train_step(
     image_shape: tuple[int, int, int],
     batch_size: int,
     devices: int,
+    several: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
@@ -97,44 +98,54 @@ def train_step(
       image_shape: (height, width, colours).
       batch_size: over all devices.
       devices: that share the batch.
+      several: whether several runs take their steps at once; state, order and key then have a
+        leading axis of runs.
 
     Returns:
       The new state, and {"loss": mean cross-entropy in nats, "error": share of wrong top-1} over
-      the whole batch.
+      the whole batch, a number a run.
     """
     local = batch_size // devices
     first = jax.lax.axis_index(AXIS) * local
     steps_per_epoch = images.shape[0] // batch_size
-    start = state.step % steps_per_epoch * batch_size + first
-    rows = jax.lax.dynamic_slice(order, (start,), (local,))
+    each_run = jax.vmap if several else lambda function: function
 
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), state.step), 2)
-    drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
-    offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
-    picked = images[rows].reshape(local, *image_shape)
-    crops = data.apply_augmentation(picked, offsets, flips, augmentation.pad)
-    x = data.normalise(crops, augmentation.mean, augmentation.std)
-    y = labels[rows]
+    @each_run
+    def batch(step, order, key):
+        start = step % steps_per_epoch * batch_size + first
+        rows = jax.lax.dynamic_slice(order, (start,), (local,))
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), step), 2)
+        drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
+        offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
+        picked = images[rows].reshape(local, *image_shape)
+        crops = data.apply_augmentation(picked, offsets, flips, augmentation.pad)
+        return data.normalise(crops, augmentation.mean, augmentation.std), labels[rows]
 
-    def loss_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+    @each_run
+    def loss_and_rest(params, batch_stats, x, y):
+        variables = {"params": params, "batch_stats": batch_stats}
         logits, updated = model.apply(
             variables, x, skip_mask=skip_mask, train=True, mutable=["batch_stats"]
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         error = jnp.mean(jnp.argmax(logits, -1) != y)
-        return loss, (dict(updated["batch_stats"]), error)
+        return loss, (dict(updated["batch_stats"]), {"loss": loss, "error": error})
 
-    (loss, (batch_stats, error)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-        state.params
-    )
-    gradients, batch_stats, metrics = jax.lax.pmean(
-        (gradients, batch_stats, {"loss": loss, "error": error}), AXIS
-    )
-    rate = learning_rate(state.step.astype(jnp.float32))
+    def total_loss(params):
+        # One gradient of all runs, not the gradient of each in a map: XLA then sees gradients of
+        # grouped convolutions, which cuDNN has kernels for.
+        loss, rest = loss_and_rest(params, state.batch_stats, x, y)
+        return jnp.sum(loss) if several else loss, rest
+
+    x, y = batch(state.step, order, key)
+    gradients, (batch_stats, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
+    gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
+
+    rate = each_run(learning_rate)(state.step.astype(jnp.float32))
 
     # To JAX a function of its own, so that it is traced once for all units of the same shapes.
     @jax.jit
+    @each_run
     def descend(gradients, opt_state, old, rate):
         direction, opt_state = optimizer.update(gradients, opt_state, old)
         return jax.tree.map(lambda p, d: p - rate * d, old, direction), opt_state

@@ -116,15 +116,20 @@ class Together:
           devices: that share the batch; all where None.
         """
         count = jax.device_count() if devices is None else len(devices)
-        static = {"skip_mask": skip_mask, "devices": count}
+        several = len(self.seeds) > 1
+        each_run = jax.vmap if several else lambda function: function
+        from_devices, to_devices = each_run(self._from_devices), each_run(self._to_devices)
 
         def step(state, order, images, labels, key):
-            state = self._from_devices(state)
-            state, metrics = self.experiment.step(state, order, images, labels, key, **static)
-            return self._to_devices(state), metrics
+            state, metrics = self.experiment.step(
+                from_devices(state),
+                *(order, images, labels, key),
+                skip_mask=skip_mask,
+                devices=count,
+                several=several,
+            )
+            return to_devices(state), metrics
 
-        if len(self.seeds) > 1:
-            step = jax.vmap(step, in_axes=(0, 0, None, None, 0))
         return jax.pmap(step, axis_name=data.AXIS, devices=devices, donate_argnums=0)
 
     def mapped_epoch_order(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
