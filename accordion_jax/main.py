@@ -29,8 +29,8 @@ _WORKDIR = flags.DEFINE_string(
 _SEEDS = flags.DEFINE_list(
     "seeds",
     [],
-    "Train these seeds at once, each step one program over all: for accelerators that one small "
-    "network leaves idle. Each has a workdir of its own, under --workdir where that is given. "
+    "Train these seeds at once, each step one program over all: for GPUs that one small network "
+    "leaves idle. Each has a workdir of its own, under --workdir where that is given. "
     "Wants --config.policy.seed, since all draw the same depths.",
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -56,6 +56,12 @@ def main(argv: list[str]) -> None:
     first = jax.process_index() == 0
     _set_logging(logging.INFO if first else logging.WARNING)
     seeds = _seeds(config)
+    if len(seeds) > 1 and jax.default_backend() != "gpu":
+        _log.warning(
+            "seeds at once are for GPUs: on a %s they take longer than one after the other, as "
+            "python -m accordion_jax.grid --seeds=%s trains them",
+            *(jax.default_backend(), ",".join(map(str, seeds))),
+        )
     workdirs = _workdirs(config, seeds)
     for workdir in workdirs:
         _log.info("workdir: %s", workdir)

@@ -31,6 +31,7 @@ def compile_step(
     skip_mask: tuple[bool, ...],
     devices: Sequence[jax.Device],
     compiler_options: dict[str, Any] | None = None,
+    seeds: int = 1,
 ) -> jax.stages.Compiled:
     """Returns the compiled step of a skip mask on these devices; they need not be there.
 
@@ -39,18 +40,17 @@ def compile_step(
       skip_mask: static; True skips that block.
       devices: that share the batch, also those of a topology without hardware.
       compiler_options: of XLA.
+      seeds: how many runs take it at once.
     """
-    together = training.Together([experiment], layout.preferred(devices[0].platform))
+    runs = [experiment.with_seed(seed) for seed in range(seeds)]
+    together = training.Together(runs, layout.preferred(devices[0].platform))
+    each_run = (seeds,) if seeds > 1 else ()
     arguments = (
         together.shapes.keep(experiment.units(skip_mask)),
+        jax.ShapeDtypeStruct((*each_run, len(experiment.train)), np.int32),
         *(
             jax.ShapeDtypeStruct(x.shape, x.dtype)
-            for x in (
-                np.empty(len(experiment.train), np.int32),
-                experiment.train.rows,
-                experiment.train.labels,
-                experiment.key,
-            )
+            for x in (experiment.train.rows, experiment.train.labels, together.key)
         ),
     )
     stacked = jax.tree.map(

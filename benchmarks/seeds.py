@@ -8,8 +8,9 @@ The same steps of CoML-05 for every seed, three ways:
 * interleaved: the steps of all seeds are handed to the device before the first is waited for;
 * at once: one program over all seeds (`training.Together`, what `main --seeds` runs).
 
-A small network leaves a large accelerator idle, and the third fills it. On a CPU there is nothing
-to fill, and XLA's grouped convolutions, which several sets of weights become, are slow.
+A small network leaves a large GPU idle, and the third fills it. On a CPU there is nothing to fill,
+and XLA's grouped convolutions, which several sets of weights become, are slow; TPU's compiler too
+expects more cycles of them than of the runs in turn (`benchmarks.topology --at_once=5`).
 """
 
 import jax
@@ -19,11 +20,9 @@ from absl import app, flags
 from accordion_jax.depth import draw
 from benchmarks.machine import machine
 from benchmarks.ours import Ours
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, REPEATS, STEPS
+from benchmarks.sizes import AT_ONCE, BATCH_SIZE, DEPTH_N, PRECISION, REPEATS, STEPS
 from benchmarks.timing import interleaved, median_ratio
 from benchmarks.work import Options
-
-_AT_ONCE = flags.DEFINE_integer("at_once", 5, "How many runs.", lower_bound=1)
 
 
 def measure(options: Options, seeds: int, steps: int, repeats: int) -> dict[str, list[float]]:
@@ -71,19 +70,20 @@ def main(_argv: list[str]) -> None:
         examples=4 * BATCH_SIZE.value,
     )
     print(
-        f"ResNet-{6 * options.depth_n + 2}, {_AT_ONCE.value} seeds, "
+        f"ResNet-{6 * options.depth_n + 2}, {AT_ONCE.value} seeds, "
         f"batch {options.batch_size} each, {options.precision}, {STEPS.value} steps of CoML-05, "
         f"medians of {REPEATS.value} taken in turn"
     )
     print(f"{jax.devices()[0].device_kind}; {machine('jax', 'jaxlib', 'flax')}\n")
-    seconds = measure(options, _AT_ONCE.value, STEPS.value, REPEATS.value)
+    seconds = measure(options, AT_ONCE.value, STEPS.value, REPEATS.value)
     print("| | seconds | images/s, all seeds | gain |")
     print("| --- | ---: | ---: | ---: |")
-    images = _AT_ONCE.value * STEPS.value * options.batch_size
+    images = AT_ONCE.value * STEPS.value * options.batch_size
     for way, of in seconds.items():
         gain = 1 / median_ratio(of, seconds["one after the other"])
         print(f"| {way} | {np.median(of):.3f} | {images / np.median(of):.0f} | {gain:.2f} |")
 
 
 if __name__ == "__main__":
+    flags.set_default(AT_ONCE, 5)
     app.run(main)

@@ -12,6 +12,7 @@ PRECISION = flags.DEFINE_enum(
 STEPS = flags.DEFINE_integer("steps", 5, "Of one measurement.", lower_bound=1)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Counted measurements of each.", lower_bound=1)
 DEPTHS = flags.DEFINE_integer("depths", 5, "How many of them, evenly spaced.", lower_bound=1)
+AT_ONCE = flags.DEFINE_integer("at_once", 1, "Seeds trained as one program.", lower_bound=1)
 JSON = flags.DEFINE_string("json", "", "Also writes the results to this JSON file.")
 WAYS = flags.DEFINE_multi_enum(
     "way", ["unrolled", "scanned"], ["unrolled", "scanned"], "How the stages run; repeat for both."

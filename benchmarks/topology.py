@@ -8,15 +8,16 @@
 Compiles the full step ahead of time on this machine, unrolled and with scanned stages
 (``config.run.scan_stages``), and prints what the compiled program says of itself: the seconds that
 compiling took (on this processor: their ratio is what counts), its size, temporary memory, what it
-moves to and from memory, what it launches a step (fusions, convolutions, copies: on a GPU about so
-many kernels, each of which takes some microseconds at least), and what it sends between the chips.
+moves to and from memory, how many cycles TPU's compiler expects of it, what it launches (fusions,
+convolutions, copies: on a GPU about so many kernels, each of which takes some microseconds at
+least), and what it sends between the chips. ``--at_once=5`` compiles the step of five seeds.
 Nothing runs, and no accelerator is needed; on a machine that has a TPU, its compiler is busy with
 that.
 
-In a scanned program XLA counts a loop's body once, however often it turns: its bytes moved, and
-operations between chips within a loop, are then too few to compare, and are marked so. XLA's
-compiler for GPUs says neither its code's size nor what it moves; and it takes the first algorithm
-of cuDNN for a convolution where, with a GPU, it would try several, which takes time too.
+In a scanned program XLA counts a loop's body once, however often it turns: its bytes moved, cycles,
+and operations between chips within a loop, are then too few to compare, and are marked so. XLA's
+compiler for GPUs tells neither its code's size, nor bytes, nor cycles; and it takes the first
+algorithm of cuDNN for a convolution where, with a GPU, it would try several, which takes time too.
 
 Time on two CPU cores: for a TPU three minutes for --depth_n=3, a quarter of an hour for ResNet-110;
 for a GPU ten seconds and two minutes.
@@ -24,6 +25,7 @@ for a GPU ten seconds and two minutes.
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -38,27 +40,29 @@ from benchmarks.device_steps import compile_step, summary
 from benchmarks.gpu_targets import GPUS
 from benchmarks.machine import machine
 from benchmarks.ours import make_experiment
-from benchmarks.sizes import BATCH_SIZE, DEPTH_N, PRECISION, WAYS
+from benchmarks.sizes import AT_ONCE, BATCH_SIZE, DEPTH_N, PRECISION, WAYS
 from benchmarks.work import Options
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:4x4", f"Kind and shape of a TPU slice, or one of {', '.join(GPUS)}."
+    "topology", "v5e:4x4", f"Kind and shape of a TPU slice; or a GPU of {', '.join(GPUS)}, with how many: h100:8."
 )
 _CHIPS = flags.DEFINE_integer("chips", 0, "Only so many of its chips; 0: all.", 0)
 
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _EXAMPLES = 50_000  # as CIFAR's: a program that moved all images would show it
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-    """Returns the chips of a slice, or a GPU, to compile for.
+    """Returns the chips of a slice, or the GPUs of a host, to compile for.
 
     Args:
-      name: such as "v5e:4x4" or "h100".
+      name: such as "v5e:4x4", "h100" or "h100:8".
 
     Raises:
       RuntimeError: the platform's compiler is not installed, or knows no such slice; names it.
     """
-    module, package = ("jax_plugins", "'jax[cuda12]'") if name in GPUS else ("libtpu", "libtpu")
+    kind, _, shape = name.partition(":")
+    module, package = ("jax_plugins", "'jax[cuda12]'") if kind in GPUS else ("libtpu", "libtpu")
     if importlib.util.find_spec(module) is None:
         raise RuntimeError(f"--topology={name} wants a compiler: pip install {package}")
     # There is no TPU machine to ask, and no chip to hold.
@@ -68,10 +72,10 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     from jax.experimental import topologies
 
     try:
-        if name in GPUS:
-            config = GPUS[name].config()
+        if kind in GPUS:
+            on_host = f"1x1x{int(shape or 1)}"  # slices, hosts of each, GPUs of each
             return topologies.get_topology_desc(
-                platform="cuda", target_config=config, topology="1x1x1"
+                platform="cuda", target_config=GPUS[kind].config(), topology=on_host
             ).devices
         return topologies.get_topology_desc(name, "tpu").devices
     except Exception as error:
@@ -81,7 +85,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 
 
 def compiled_for(
-    devices: Sequence[jax.Device], options: Options, *, scan_stages: bool
+    devices: Sequence[jax.Device], options: Options, *, scan_stages: bool, seeds: int = 1
 ) -> dict[str, Any]:
     """Returns what the compiled full step says of itself.
 
@@ -89,15 +93,18 @@ def compiled_for(
       devices: to compile for; they need not be there.
       options: the size of the work.
       scan_stages: whether the stages are loops.
+      seeds: how many runs take the step at once.
 
     Returns:
-      "compile_s": tracing included; "code_bytes", "temporary_bytes", "moved_bytes": of the program
-      (0 where it does not say); "launches": operations that a step launches, those of a loop as
-      often as it turns; and `device_steps.summary` of what it sends.
+      "compile_s": tracing included; "code_bytes", "temporary_bytes", "moved_bytes", "cycles" (that
+      TPU's compiler expects) of the program, 0 where it does not say; "launches": operations that a
+      step launches, those of a loop as often as it turns; and `device_steps.summary` of what it
+      sends.
     """
-    experiment = make_experiment(options, {"run.scan_stages": scan_stages})
+    experiment = make_experiment(options, {"run.scan_stages": scan_stages, "policy.seed": 0})
     started = time.perf_counter()
-    compiled = compile_step(experiment, experiment.ladder.full.skip_mask, devices)
+    mask = experiment.ladder.full.skip_mask
+    compiled = compile_step(experiment, mask, devices, seeds=seeds)
     seconds = time.perf_counter() - started
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     text = compiled.as_text() or ""
@@ -107,6 +114,7 @@ def compiled_for(
         "code_bytes": memory.generated_code_size_in_bytes if memory else 0,
         "temporary_bytes": memory.temp_size_in_bytes if memory else 0,
         "moved_bytes": max(0.0, costs.get("bytes accessed", 0.0)),
+        "cycles": sum(int(cycles) for cycles in _CYCLES.findall(text)),
     }
 
 
@@ -122,26 +130,38 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
     devices = devices[: _CHIPS.value or len(devices)]
     options = Options(DEPTH_N.value, BATCH_SIZE.value, PRECISION.value, examples=_EXAMPLES)
+    at_once = f", {AT_ONCE.value} seeds at once" if AT_ONCE.value > 1 else ""
     print(
         f"Compiled, not run: ResNet-{6 * options.depth_n + 2}, batch {options.batch_size}, "
-        f"{options.precision}, for {len(devices)} x {devices[0].device_kind} ({_TOPOLOGY.value})"
+        f"{options.precision}{at_once}, for {len(devices)} x {devices[0].device_kind} "
+        f"({_TOPOLOGY.value})"
     )
-    print(f"{machine('jax', 'libtpu', 'flax')}\n")
-    print(
-        "| stages | compiling, s | code MB | temporary MB | GB moved | launches "
-        "| sent: operations | MB |"
-    )
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(f"{machine('jax', 'libtpu', 'jax-cuda12-plugin', 'nvidia-cudnn-cu12', 'flax')}\n")
+    columns = ("compiling, s", "code MB", "temporary MB", "GB moved", "million cycles", "launches")
+    print(f"| stages | {' | '.join(columns)} | sent: operations | MB |")
+    print(f"| --- |{' ---: |' * (len(columns) + 2)}")
     for way in WAYS.value:
-        found = compiled_for(devices, options, scan_stages=way == "scanned")
-        code, moved = found["code_bytes"], found["moved_bytes"]
-        told = f"{moved / 1e9:.3f}" if way == "unrolled" else "(one turn a loop)"
-        print(
-            f"| {way} | {found['compile_s']:.0f} | {f'{code / 1e6:.0f}' if code else '-'} | "
-            f"{found['temporary_bytes'] / 1e6:.0f} | {told if moved else '-'} | "
-            f"{found['launches']:,} | {found['operations']} | {found['size_bytes'] / 1e6:.3f} |",
-            flush=True,
+        found = compiled_for(devices, options, scan_stages=way == "scanned", seeds=AT_ONCE.value)
+        code, moved, cycles = (found[key] for key in ("code_bytes", "moved_bytes", "cycles"))
+        whole = way == "unrolled"
+        cells = (
+            f"{found['compile_s']:.0f}",
+            f"{code / 1e6:.0f}" if code else "-",
+            f"{found['temporary_bytes'] / 1e6:.0f}",
+            _told(moved / 1e9, whole=whole),
+            _told(cycles / 1e6, whole=whole),
+            f"{found['launches']:,}",
+            str(found["operations"]),
+            f"{found['size_bytes'] / 1e6:.3f}",
         )
+        print(f"| {way} | {' | '.join(cells)} |", flush=True)
+
+
+def _told(value: float, *, whole: bool) -> str:
+    """A number of the program's; "-" where the compiler did not say."""
+    if not value:
+        return "-"
+    return f"{value:.3f}" if whole else "(one turn a loop)"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -292,6 +293,7 @@ def test_several_seeds_at_once_leave_a_run_each(tmp_path, processes):
     one, two = (final_parameters(tmp_path / f"seed{seed}")["params"] for seed in (0, 2))
     assert np.any(one["stem"]["conv"]["kernel"] != two["stem"]["conv"]["kernel"])
     assert f"accordion_jax.report {tmp_path}/seed0 {tmp_path}/seed2" in output
+    assert ("seeds at once are for GPUs" in output) == (jax.default_backend() != "gpu")
 
 
 @pytest.mark.parametrize(
