@@ -20,6 +20,9 @@ _OPERATION = re.compile(rf"= (?P<type>.+?) (?P<kind>{'|'.join(_KINDS)})(?:-start
 _ARRAY = re.compile(r"\b(?P<dtype>pred|[a-z]+\d+\w*)\[(?P<shape>[\d,]*)\]")
 _LISTED_GROUPS = re.compile(r"replica_groups=\{\{(?P<members>[\d,]+)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[\d+,(?P<size>\d+)\]<=")
+# As JAX 0.12 writes them: the sizes of a mesh's axes, and the axes that a group spans.
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[(?P<mesh>[^\]]*)\] \{(?P<axes>[^}]*)\}")
+_AXIS_SIZE = re.compile(r"'(?P<axis>[^']*)'=(?P<size>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +66,10 @@ def _size_bytes(dtype: str, shape: str) -> int:
 def _group_size(line: str) -> int:
     if listed := _LISTED_GROUPS.search(line):
         return len(listed["members"].split(","))
-    iota = _IOTA_GROUPS.search(line)
-    return int(iota["size"]) if iota else 0
+    if iota := _IOTA_GROUPS.search(line):
+        return int(iota["size"])
+    if mesh := _MESH_GROUPS.search(line):
+        sizes = {axis: int(size) for axis, size in _AXIS_SIZE.findall(mesh["mesh"])}
+        spanned = [axis.strip().strip("'") for axis in mesh["axes"].split(",")]
+        return math.prod(sizes[axis] for axis in spanned) if sizes.keys() >= set(spanned) else 0
+    return 0

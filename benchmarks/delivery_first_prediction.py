@@ -23,6 +23,7 @@ from accordion_jax.delivery.cache import SegmentCache
 from accordion_jax.delivery.device import Device
 from accordion_jax.delivery.links import Link, ThrottledTransport, constant
 from accordion_jax.delivery.runtime import Runtime
+from accordion_jax.delivery.transfer import Event
 from accordion_jax.delivery.transport import HttpTransport
 from benchmarks.delivery_setting import SHAPE, endpoint, write_resnet
 from benchmarks.machine import machine
@@ -40,16 +41,14 @@ def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
             runtime.predict(image)
             found.setdefault("first prediction", time.monotonic() - start)
 
+        def note_base(event: Event) -> None:
+            if event.kind == "segment":
+                found.setdefault("base", time.monotonic() - start)
+
         start = time.monotonic()
         manifest = device.connect()
         found["manifest"] = time.monotonic() - start
-        device.add_listener(
-            lambda event: (
-                found.setdefault("base", time.monotonic() - start)
-                if event.kind == "segment"
-                else None
-            )
-        )
+        device.add_listener(note_base)
         runtime = Runtime(device, on_swap=predict)
         outcome = device.upgrade()
         found["full download"] = time.monotonic() - start

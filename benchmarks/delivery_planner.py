@@ -35,7 +35,7 @@ def draw_questions(manifest, count):
         if rng.random() < 0.5:
             requirements["max_error"] = float(rng.uniform(0.05, 0.9))
         if rng.random() < 0.3:
-            requirements["max_macs"] = int(rng.integers(5e6, 3e8))
+            requirements["max_macs"] = int(rng.integers(5_000_000, 300_000_000))
         held = order[: rng.integers(0, len(order) + 1)] if rng.random() < 0.5 else []
         yield requirements, held
 

@@ -27,7 +27,7 @@ from benchmarks.delivery_setting import (
 from benchmarks.machine import machine
 
 RUNS = 41
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or ""
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def throughput(server, requests, size):
 
 def main():
     """Writes the bundle, and times both servers in three ways."""
-    if NGINX is None:
+    if not NGINX:
         sys.exit("nginx is not installed: nothing to compare with")
     print(machine("starlette", "uvicorn", "h11"))
     version = subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True).stderr

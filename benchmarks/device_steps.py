@@ -43,7 +43,7 @@ def compile_step(
       seeds: how many runs take it at once.
     """
     runs = [experiment.with_seed(seed) for seed in range(seeds)]
-    together = training.Together(runs, layout.preferred(devices[0].platform))
+    together = training.Together(runs, layout.preferred(devices[0], experiment.config.model.dtype))
     each_run = (seeds,) if seeds > 1 else ()
     arguments = (
         together.shapes.keep(experiment.units(skip_mask)),

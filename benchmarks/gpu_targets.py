@@ -1,9 +1,9 @@
 """GPUs as XLA's compiler has to know them where there is none to ask.
 
 What it wants is the message ``stream_executor.GpuTargetConfigProto`` in text form. The numbers are
-the public ones: NVIDIA's H100 and A100 white papers, the H200 data sheet, and the table of compute
-capabilities in the CUDA C++ Programming Guide. XLA plans its kernels by them (how many blocks, what
-fits shared memory); close is close enough.
+the public ones: NVIDIA's white papers on Turing, the A100 and the H100, the H200 data sheet, and
+the table of compute capabilities in the CUDA C++ Programming Guide. XLA plans its kernels by them
+(how many blocks, what fits shared memory); close is close enough.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ class Gpu:
       memory_bytes_per_s: between device and memory.
       l2_bytes: of the second-level cache.
       shared_bytes: of memory that a multiprocessor's blocks share.
+      threads: at most on a multiprocessor.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Gpu:
     memory_bytes_per_s: int
     l2_bytes: int
     shared_bytes: int
+    threads: int = 2048
 
     def config(self) -> str:
         """Returns the target's message, in text form."""
@@ -53,7 +55,7 @@ gpu_device_info {{
   registers_per_block_limit: 65536
   threads_per_warp: 32
   threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
+  threads_per_core_limit: {self.threads}
   thread_dim_limit_x: 1024
   thread_dim_limit_y: 1024
   thread_dim_limit_z: 64
@@ -73,6 +75,10 @@ device_description_str: "{self.name}"
 
 
 GPUS = {
+    "t4": Gpu(
+        *("Tesla T4", (7, 5), 40, 1.59, 16 << 30, 320_000_000_000, 4 << 20, 64 << 10),
+        threads=1024,
+    ),
     "a100": Gpu(
         "NVIDIA A100-SXM4-80GB", (8, 0), 108, 1.41, 80 << 30, 2_039_000_000_000, 40 << 20, 164 << 10
     ),

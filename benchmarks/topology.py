@@ -44,7 +44,9 @@ from benchmarks.sizes import AT_ONCE, BATCH_SIZE, DEPTH_N, PRECISION, WAYS
 from benchmarks.work import Options
 
 _TOPOLOGY = flags.DEFINE_string(
-    "topology", "v5e:4x4", f"Kind and shape of a TPU slice; or a GPU of {', '.join(GPUS)}, with how many: h100:8."
+    "topology",
+    "v5e:4x4",
+    f"Kind and shape of a TPU slice; or a GPU of {', '.join(GPUS)}, with how many: h100:8.",
 )
 _CHIPS = flags.DEFINE_integer("chips", 0, "Only so many of its chips; 0: all.", 0)
 

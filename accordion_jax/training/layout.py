@@ -1,12 +1,14 @@
 """How convolution kernels lie on the devices between two steps.
 
 To the model, a checkpoint and a bundle a kernel is [height, width, inputs, outputs], as in Flax:
-HWIO. cuDNN takes it, and gives its gradient, as [outputs, height, width, inputs]: OHWI. From a
-state in HWIO a step on a GPU therefore transposes every kernel before its use, transposes it once
-more with its momentum to update them, and copies both into place: three small GPU kernels a
-convolution, of some fifteen. So on a GPU the state lies in OHWI, and is turned round in the
-program, where XLA takes a transposition for another name of the same memory. TPUs and CPUs want
-HWIO (`python -m benchmarks.topology` counts what each makes of it).
+HWIO. cuDNN takes it, and gives its gradient, as [outputs, height, width, inputs] (OHWI) where XLA
+computes on features with channels last, and as [outputs, inputs, height, width] (OIHW) where it
+computes on channels first. From a state in HWIO a step on a GPU therefore transposes every kernel
+before its use, transposes it once more with its momentum to update them, and copies both into
+place: three small GPU kernels a convolution, of some fifteen. So on a GPU the state lies in the
+order that cuDNN takes, and is turned round in the program, where XLA takes a transposition for
+another name of the same memory. TPUs and CPUs want HWIO (`python -m benchmarks.topology` counts
+what each makes of it).
 """
 
 from collections.abc import Callable
@@ -16,31 +18,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-HWIO, OHWI = "HWIO", "OHWI"
+HWIO, OHWI, OIHW = "HWIO", "OHWI", "OIHW"
 
 
-def preferred(platform: str) -> str:
-    """Returns the layout in which kernels are kept on a platform, such as "cpu" or "gpu"."""
-    return OHWI if platform in {"cuda", "gpu", "rocm"} else HWIO
+def preferred(device: jax.Device, dtype: str) -> str:
+    """Returns the order in which kernels are kept on a device.
+
+    XLA chooses channels last for bfloat16 since Ampere and for float32 since Hopper, and channels
+    first for all else on NVIDIA's GPUs.
+
+    Args:
+      device: may be one of a topology, without hardware.
+      dtype: of the computation, such as "bfloat16".
+    """
+    capability = getattr(device, "compute_capability", None)  # such as "9.0"; only GPUs have it
+    if device.platform not in {"cuda", "gpu"} or capability is None:
+        return HWIO
+    try:
+        generation = float(capability)
+    except ValueError:  # AMD's are called gfx90a; in what order XLA computes there was not tried
+        return HWIO
+    return OHWI if generation >= (8 if dtype == "bfloat16" else 9) else OIHW
 
 
-def to_ohwi(tree: Any) -> Any:
-    """Returns the tree with its kernels, which are its arrays of four axes, in OHWI.
+def to_devices(tree: Any, order: str) -> Any:
+    """Returns the tree with its kernels, which are its arrays of four axes, in another order.
 
     Args:
       tree: of NumPy arrays (the result has views), JAX arrays or tracers; kernels in HWIO.
+      order: of kernels in the result.
     """
-    return _moved(tree, -1, 0)
+    return _transposed(tree, [HWIO.index(axis) for axis in order])
 
 
-def from_ohwi(tree: Any) -> Any:
-    """Returns a tree of `to_ohwi` with its kernels in HWIO again."""
-    return _moved(tree, 0, -1)
+def from_devices(tree: Any, order: str) -> Any:
+    """Returns a tree of `to_devices` with its kernels in HWIO again."""
+    return _transposed(tree, [order.index(axis) for axis in HWIO])
 
 
-def _moved(tree: Any, source: int, destination: int) -> Any:
-    def move(x):
-        moveaxis: Callable = np.moveaxis if isinstance(x, np.ndarray) else jnp.moveaxis
-        return moveaxis(x, source, destination) if x.ndim == 4 else x
+def _transposed(tree: Any, axes: list[int]) -> Any:
+    if axes == sorted(axes):
+        return tree
 
-    return jax.tree.map(move, tree)
+    def transpose(x):
+        library: Callable = np.transpose if isinstance(x, np.ndarray) else jnp.transpose
+        return library(x, axes) if x.ndim == len(axes) else x
+
+    return jax.tree.map(transpose, tree)

@@ -27,7 +27,7 @@ class Together:
     Attributes:
       experiments: one a run; they differ in ``config.seed`` alone (`Experiment.with_seed`).
       seeds: one a run.
-      kernels: `layout.HWIO` or `layout.OHWI`: how kernels lie on the devices.
+      kernels: order of the kernels' axes on the devices, of those in `layout`.
     """
 
     def __init__(self, experiments: Sequence[Experiment], kernels: str = ""):
@@ -42,7 +42,8 @@ class Together:
         """
         self.experiments = tuple(experiments)
         self.seeds = tuple(each.config.seed for each in experiments)
-        self.kernels = kernels or layout.preferred(jax.default_backend())
+        dtype = self.experiment.config.model.dtype
+        self.kernels = kernels or layout.preferred(jax.devices()[0], dtype)
         self.key = self._stack([each.key for each in experiments])
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} must differ: each is a run of its own")
@@ -90,10 +91,10 @@ class Together:
         return jax.tree.map(lambda x: np.asarray(x, order="C"), runs)
 
     def _to_devices(self, tree: Tree) -> Tree:
-        return layout.to_ohwi(tree) if self.kernels == layout.OHWI else tree
+        return layout.to_devices(tree, self.kernels)
 
     def _from_devices(self, tree: Tree) -> Tree:
-        return layout.from_ohwi(tree) if self.kernels == layout.OHWI else tree
+        return layout.from_devices(tree, self.kernels)
 
     def _stack(self, trees: Sequence[Tree]) -> Tree:
         """The trees of all runs as one, each array with a leading axis of runs."""

@@ -22,29 +22,51 @@ def restore(folder, shapes):
         return checkpoints.restore(checkpoints.latest, shapes)
 
 
+class Device:
+    """What of a device decides."""
+
+    def __init__(self, platform, capability=None):
+        self.platform = platform
+        if capability is not None:
+            self.compute_capability = capability
+
+
 @pytest.mark.parametrize(
-    ("platform", "kernels"),
-    [("gpu", "OHWI"), ("cuda", "OHWI"), ("rocm", "OHWI"), ("cpu", "HWIO"), ("tpu", "HWIO")],
+    ("device", "float32", "bfloat16"),
+    [
+        (Device("gpu", "9.0"), "OHWI", "OHWI"),  # H100
+        (Device("cuda", "10.0"), "OHWI", "OHWI"),
+        (Device("gpu", "8.0"), "OIHW", "OHWI"),  # A100
+        (Device("gpu", "7.5"), "OIHW", "OIHW"),  # T4
+        (Device("gpu", "gfx90a"), "HWIO", "HWIO"),
+        (Device("cpu"), "HWIO", "HWIO"),
+        (Device("tpu"), "HWIO", "HWIO"),
+    ],
 )
-def test_gpus_alone_keep_the_outputs_first(platform, kernels):
-    assert layout.preferred(platform) == kernels
+def test_each_device_gets_the_order_that_it_computes_in(device, float32, bfloat16):
+    assert layout.preferred(device, "float32") == float32
+    assert layout.preferred(device, "bfloat16") == bfloat16
 
 
 @pytest.mark.parametrize("library", [np, jnp])
-def test_only_kernels_of_convolutions_are_turned_round_and_back(library):
+@pytest.mark.parametrize(
+    ("order", "shape", "place"),
+    [
+        ("HWIO", (3, 3, 4, 5), (2, 1, 3, 4)),
+        ("OHWI", (5, 3, 3, 4), (4, 2, 1, 3)),
+        ("OIHW", (5, 4, 3, 3), (4, 3, 2, 1)),
+    ],
+)
+def test_only_kernels_of_convolutions_are_turned_round_and_back(library, order, shape, place):
     tree = {
         "conv": library.arange(3 * 3 * 4 * 5).reshape(3, 3, 4, 5),
         "dense": library.arange(6).reshape(2, 3),
         "step": library.zeros(()),
     }
-    turned = layout.to_ohwi(tree)
-    assert {name: x.shape for name, x in turned.items()} == {
-        "conv": (5, 3, 3, 4),
-        "dense": (2, 3),
-        "step": (),
-    }
-    assert turned["conv"][4, 2, 1, 3] == tree["conv"][2, 1, 3, 4]
-    assert_same(layout.from_ohwi(turned), tree)
+    turned = layout.to_devices(tree, order)
+    assert [x.shape for x in turned.values()] == [shape, (2, 3), ()]
+    assert turned["conv"][place] == tree["conv"][2, 1, 3, 4]
+    assert_same(layout.from_devices(turned, order), tree)
 
 
 @pytest.mark.parametrize("seeds", [SEEDS[:1], SEEDS])
@@ -63,10 +85,12 @@ def test_what_is_placed_is_fetched_and_split_as_it_was(seeds):
         assert all(x.flags.c_contiguous for x in jax.tree.leaves(fetched))
 
 
-@pytest.mark.parametrize("seeds", [SEEDS[:1], SEEDS])
-def test_a_run_is_the_same_in_either_layout(tmp_path, seeds):
+@pytest.mark.parametrize(
+    ("seeds", "order"), [(SEEDS[:1], "OHWI"), (SEEDS, "OHWI"), (SEEDS[:1], "OIHW")]
+)
+def test_a_run_is_the_same_in_any_order(tmp_path, seeds, order):
     finals, saved = [], []
-    for kernels in (layout.HWIO, layout.OHWI):
+    for kernels in (layout.HWIO, order):
         runs = training.Together(make_runs(seeds).experiments, kernels)
         assert runs.kernels == kernels
         where = folders(tmp_path / kernels, seeds)
@@ -80,7 +104,7 @@ def test_a_run_is_the_same_in_either_layout(tmp_path, seeds):
     assert np.any(trained != np.asarray(first))
 
 
-def test_a_run_begun_in_one_layout_goes_on_in_the_other(tmp_path):
+def test_a_run_begun_in_one_order_goes_on_in_another(tmp_path):
     make = functools.partial(make_runs, SEEDS[:1])
     where = folders(tmp_path, SEEDS[:1])
     training.train_together(training.Together(make().experiments, layout.OHWI), where)
