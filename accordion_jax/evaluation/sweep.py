@@ -59,7 +59,7 @@ class Sweep:
           compiler_options: of XLA.
         """
         self._examples = min(examples or len(dataset), len(dataset))
-        images, labels = dataset.images[: self._examples], dataset.labels[: self._examples]
+        images, labels = dataset.rows[: self._examples], dataset.labels[: self._examples]
         devices, local = jax.device_count(), jax.local_device_count()
         batch_size = min(batch_size, -(-self._examples // devices))
         rounds = -(-self._examples // (batch_size * devices))
@@ -75,7 +75,7 @@ class Sweep:
         counted = np.ones(self._examples, np.bool_)
         self._batches = data.spread([lay_out(x) for x in (images, labels, counted)])
         self._steps = [data.spread(np.full(local, i, np.int32)) for i in range(rounds)]
-        self._count = _counter(model, skip_masks, dataset.mean, dataset.std)
+        self._count = _counter(model, skip_masks, dataset)
         self._options = compiler_options
         self._compiled: Callable | None = None
 
@@ -98,16 +98,16 @@ class Sweep:
         )
 
 
-def _counter(
-    model: ResNet,
-    skip_masks: tuple[SkipMask, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> Callable:
-    """The mapped count of one batch a device."""
+def _counter(model: ResNet, skip_masks: tuple[SkipMask, ...], dataset: data.Dataset) -> Callable:
+    """The mapped count of one batch a device: the one of a number, of all that lie there.
 
-    def count(variables, images, labels, counted, step):
-        x = data.normalise(images[step], mean, std)
+    The images lie in rows, as in training: TPUs would turn all of them round for each batch.
+    """
+    image_shape, mean, std = dataset.images.shape[1:], dataset.mean, dataset.std
+
+    def count(variables, rows, labels, counted, step):
+        images = rows[step]
+        x = data.normalise(images.reshape(len(images), *image_shape), mean, std)
         logits: jax.Array = model.apply(  # type: ignore[assignment]
             variables, x, skip_masks=skip_masks, method="truncations"
         )
