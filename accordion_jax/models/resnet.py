@@ -91,7 +91,8 @@ class ResNet(nn.Module):
       scan_stages: run the kept blocks of a stage in a loop (`jax.lax.scan` over their stacked
         parameters), so that a program has one block body a stage however many blocks it keeps: the
         same function, and the same variables. It compiles faster; on CPU it runs many times
-        slower, since XLA's convolutions there are slow in loops.
+        slower, since XLA's convolutions there are slow in loops, and on a GPU it launches more than
+        twice as many kernels.
     """
 
     num_classes: int

@@ -69,8 +69,8 @@ def default_config() -> ml_collections.ConfigDict:
     # "lazy": when first drawn; "ahead": all of them before the first step.
     config.run.compile = "background"
     config.run.compile_workers = 0  # compilations at once; 0: as many as the CPU has cores for
-    # Blocks of a stage in a loop: compiles faster, the same but for rounding. On CPU the steps are
-    # many times slower with it; on an accelerator, benchmarks/compile_time.py measures both.
+    # Blocks of a stage in a loop: compiles faster, the same but for rounding. For TPUs: on CPU the
+    # steps are many times slower with it, and on a GPU they launch more than twice as many kernels.
     config.run.scan_stages = False
     config.run.log_every_steps = 100
     config.run.checkpoint_every_epochs = 1.0
