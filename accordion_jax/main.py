@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     if len(seeds) > 1 and jax.default_backend() != "gpu":
         _log.warning(
             "seeds at once are for GPUs: on a %s they take longer than one after the other, as "
-            "python -m accordion_jax.grid --seeds=%s trains them",
+            "python -m accordion_jax.grid --configs=FILE --seeds=%s trains them",
             *(jax.default_backend(), ",".join(map(str, seeds))),
         )
     workdirs = _workdirs(config, seeds)

@@ -42,8 +42,7 @@ def compile_step(
       compiler_options: of XLA.
       seeds: how many runs take it at once.
     """
-    runs = [experiment.with_seed(seed) for seed in range(seeds)]
-    together = training.Together(runs, layout.preferred(devices[0], experiment.config.model.dtype))
+    together = _together(experiment, devices, seeds)
     each_run = (seeds,) if seeds > 1 else ()
     arguments = (
         together.shapes.keep(experiment.units(skip_mask)),
@@ -61,6 +60,14 @@ def compile_step(
     return lowered.compile(compiler_options=compiler_options)
 
 
+def _together(
+    experiment: training.Experiment, devices: Sequence[jax.Device], seeds: int = 1
+) -> training.Together:
+    """The runs as these devices want them, which need not be the default ones."""
+    kernels = layout.preferred(devices[0], experiment.config.model.dtype)
+    return training.Together([experiment.with_seed(seed) for seed in range(seeds)], kernels)
+
+
 class DeviceSteps:
     """The full step on some devices, with its state and data on them.
 
@@ -74,12 +81,13 @@ class DeviceSteps:
         mask = experiment.ladder.full.skip_mask
         self.compiled = compile_step(experiment, mask, devices, training.cpu_compiler_options())
         self.collectives = collectives(self.compiled.as_text() or "")
+        together = _together(experiment, devices)
         arguments = (
-            experiment.init(),
+            together.arrange([run.init() for run in together.experiments]),
             np.arange(len(experiment.train), dtype=np.int32),
             experiment.train.rows,
             experiment.train.labels,
-            experiment.key,
+            together.key,
         )
         stacked = jax.tree.map(
             lambda x: np.broadcast_to(np.asarray(x), (len(devices), *x.shape)), arguments

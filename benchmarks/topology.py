@@ -19,8 +19,8 @@ and operations between chips within a loop, are then too few to compare, and are
 compiler for GPUs tells neither its code's size, nor bytes, nor cycles; and it takes the first
 algorithm of cuDNN for a convolution where, with a GPU, it would try several, which takes time too.
 
-Time on two CPU cores: for a TPU three minutes for --depth_n=3, a quarter of an hour for ResNet-110;
-for a GPU ten seconds and two minutes.
+Time on two CPU cores: for a TPU half a minute for --depth_n=3, a minute and a half for ResNet-110;
+for a GPU a quarter of a minute and half a minute.
 """
 
 import importlib.util

@@ -99,7 +99,7 @@ class Sweep:
 
 
 def _counter(model: ResNet, skip_masks: tuple[SkipMask, ...], dataset: data.Dataset) -> Callable:
-    """The mapped count of one batch a device: the one of a number, of all that lie there.
+    """The mapped count of one batch a device, given the number of the batch.
 
     The images lie in rows, as in training: TPUs would turn all of them round for each batch.
     """

@@ -148,8 +148,10 @@ def _two_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _sum_of_pairs(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(a, b):
+        return a[0] + b[0], a[1] + b[1]
+
     zeros = (jnp.zeros((), x.dtype), jnp.zeros((), y.dtype))
-    add = lambda a, b: (a[0] + b[0], a[1] + b[1])  # noqa: E731
     return jax.lax.reduce((x, y), zeros, add, tuple(range(x.ndim - 1)))
 
 

@@ -135,12 +135,11 @@ def train_step(
         # One gradient of all runs, not the gradient of each in a map: XLA then sees gradients of
         # grouped convolutions, which cuDNN has kernels for.
         loss, rest = loss_and_rest(params, state.batch_stats, x, y)
-        return jnp.sum(loss) if several else loss, rest
+        return jnp.sum(loss), rest
 
     x, y = batch(state.step, order, key)
     gradients, (batch_stats, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
     gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
-
     rate = each_run(learning_rate)(state.step.astype(jnp.float32))
 
     # To JAX a function of its own, so that it is traced once for all units of the same shapes.

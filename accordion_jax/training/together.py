@@ -69,14 +69,18 @@ class Together:
         runs = () if len(self.seeds) == 1 else (len(self.seeds),)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(runs + x.shape, x.dtype), one)
 
-    def place(self, states: Sequence[TrainState]) -> TrainState:
-        """Returns the states of all runs as one, replicated over the devices, as steps take it.
+    def arrange(self, states: Sequence[TrainState]) -> TrainState:
+        """Returns the states of all runs as one, as the step takes it on a device, on the host.
 
         Args:
           states: one a run, on the host or a device, as `Experiment.init` makes them.
         """
         on_host = [jax.tree.map(np.asarray, each) for each in states]
-        return data.replicate(self._stack([self._to_devices(each) for each in on_host]))
+        return self._stack([self._to_devices(each) for each in on_host])
+
+    def place(self, states: Sequence[TrainState]) -> TrainState:
+        """Returns what `arrange` does, replicated over the devices."""
+        return data.replicate(self.arrange(states))
 
     def split(self, state: TrainState) -> list[TrainState]:
         """Returns the state of each run, replicated over the devices, as the model takes it."""
@@ -95,6 +99,10 @@ class Together:
 
     def _from_devices(self, tree: Tree) -> Tree:
         return layout.from_devices(tree, self.kernels)
+
+    def _each_run(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of one run as one of all."""
+        return function if len(self.seeds) == 1 else jax.vmap(function)
 
     def _stack(self, trees: Sequence[Tree]) -> Tree:
         """The trees of all runs as one, each array with a leading axis of runs."""
@@ -117,9 +125,8 @@ class Together:
           devices: that share the batch; all where None.
         """
         count = jax.device_count() if devices is None else len(devices)
-        several = len(self.seeds) > 1
-        each_run = jax.vmap if several else lambda function: function
-        from_devices, to_devices = each_run(self._from_devices), each_run(self._to_devices)
+        from_devices = self._each_run(self._from_devices)
+        to_devices = self._each_run(self._to_devices)
 
         def step(state, order, images, labels, key):
             state, metrics = self.experiment.step(
@@ -127,7 +134,7 @@ class Together:
                 *(order, images, labels, key),
                 skip_mask=skip_mask,
                 devices=count,
-                several=several,
+                several=len(self.seeds) > 1,
             )
             return to_devices(state), metrics
 
@@ -135,6 +142,5 @@ class Together:
 
     def mapped_epoch_order(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """The order of the epoch of a step's number, given the key too, on all devices."""
-        order = self.experiment.epoch_order
-        mapped = jax.pmap(order if len(self.seeds) == 1 else jax.vmap(order), axis_name=data.AXIS)
+        mapped = jax.pmap(self._each_run(self.experiment.epoch_order), axis_name=data.AXIS)
         return lambda step, key: data.to_global(mapped(step, key))

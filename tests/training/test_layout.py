@@ -11,6 +11,7 @@ import pytest
 from accordion_jax import data, training
 from accordion_jax.training import layout
 from accordion_jax.training.checkpoints import Checkpoints
+from benchmarks import device_steps
 from tests.training.test_loop import assert_same
 from tests.training.test_together import folders, make_runs
 
@@ -106,8 +107,16 @@ def test_a_run_is_the_same_in_any_order(tmp_path, seeds, order):
 
 def test_a_run_begun_in_one_order_goes_on_in_another(tmp_path):
     make = functools.partial(make_runs, SEEDS[:1])
-    where = folders(tmp_path, SEEDS[:1])
-    training.train_together(training.Together(make().experiments, layout.OHWI), where)
+    whole, parts = (folders(tmp_path / name, SEEDS[:1]) for name in ("whole", "parts"))
+    (unbroken,) = training.train_together(make(train__steps=6), whole)
+    training.train_together(training.Together(make().experiments, layout.OHWI), parts)
     longer = make(train__steps=6).experiments
-    (resumed,) = training.train_together(training.Together(longer, layout.HWIO), where)
-    assert int(data.unreplicate(resumed.step)) == 6
+    (resumed,) = training.train_together(training.Together(longer, layout.HWIO), parts)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, data.unreplicate(resumed), data.unreplicate(unbroken))
+
+
+def test_a_step_on_chosen_devices_takes_their_order(monkeypatch):
+    monkeypatch.setattr(layout, "preferred", lambda *_: layout.OHWI)
+    experiment = device_steps.experiment_of(1, 8, cross_replica=False)
+    assert device_steps.DeviceSteps(experiment, jax.devices()[:2]).take() > 0
