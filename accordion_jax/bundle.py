@@ -2,7 +2,7 @@
 
   python -m accordion_jax.bundle --workdir=RUN --out=DIR [--follows=MODEL_ID]
 
-writes ``DIR/<model_id>/`` (see `accordion_jax.delivery.bundle`), and prints its id and sizes.
+writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and sizes.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import sys
 
 from absl import app, flags, logging
 
-from accordion_jax.delivery.bundle import verify_bundle, write_bundle
-from accordion_jax.delivery.cutting import bundle_parts
+from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax.delivery.bundle.reading import verify_bundle
+from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import LookupTable
 from accordion_jax.training import CheckpointError, Run, load_run

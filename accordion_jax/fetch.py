@@ -18,12 +18,13 @@ import httpx
 import numpy as np
 from absl import app, flags
 
-from accordion_jax.delivery.cache import SegmentCache
-from accordion_jax.delivery.device import Device
+from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.device import Device
+from accordion_jax.delivery.device.progress import Progress, summary
+from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links import Link, ThrottledTransport, constant, read_trace
-from accordion_jax.delivery.progress import Progress, summary
-from accordion_jax.delivery.transport import HttpTransport
+from accordion_jax.delivery.links.link import Link, ThrottledTransport
+from accordion_jax.delivery.links.traces import constant, read_trace
 
 _CACHE = flags.DEFINE_string(
     "cache", "~/.cache/accordion_jax", "Folder that keeps what was fetched."
@@ -90,7 +91,7 @@ def _run(url: str) -> bool:
     if _PREDICT.value:
         # Only then, for JAX takes a second to load; and before the request, so that its deadline
         # is the link's alone.
-        importlib.import_module("accordion_jax.delivery.runtime")
+        importlib.import_module("accordion_jax.delivery.runtimes.networks")
     limit_mb = _CACHE_LIMIT_MB.value
     cache = SegmentCache(
         pathlib.Path(_CACHE.value).expanduser(),
@@ -149,7 +150,7 @@ class _Predictor:
     """Runs the model on the images of --predict while it arrives."""
 
     def __init__(self, device: Device, start_s: float):
-        from accordion_jax.delivery.runtime import Runtime
+        from accordion_jax.delivery.runtimes.networks import Runtime
 
         self._images, self._labels = _read_images(_PREDICT.value or "", device)
         self._batch_size = min(len(self._images), 250)

@@ -15,7 +15,9 @@ import time
 
 from absl import app, flags
 
-from accordion_jax.training import grid, job
+from accordion_jax.runs import grid
+from accordion_jax.runs import process as job
+from accordion_jax.system.files import write_json
 
 _CONFIGS = flags.DEFINE_list("configs", [], "Config files, each FILE or FILE:VARIANT.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each at least 0.")
@@ -151,7 +153,7 @@ def _write_summary(
         for run, outcome in zip(runs, outcomes, strict=False)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    grid.write_json(out / "grid.json", {"runs": rows})
+    write_json(out / "grid.json", {"runs": rows})
 
 
 def _minutes(seconds: float) -> str:

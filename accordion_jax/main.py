@@ -17,6 +17,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
+from accordion_jax.models.costs import unit_costs
 
 _log = logging.getLogger("accordion_jax")
 
@@ -114,7 +115,7 @@ def main(argv: list[str]) -> None:
         counts = sweep(variables)
         if not first:
             continue
-        base, blocks = evaluation.unit_costs(
+        base, blocks = unit_costs(
             experiment.model, data.unreplicate(variables), experiment.image_shape
         )
         facts = training.provenance(each, step)

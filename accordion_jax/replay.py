@@ -16,11 +16,11 @@ from collections.abc import Iterator
 import numpy as np
 from absl import app, flags
 
-from accordion_jax.delivery.bundle import segment_path, verify_bundle
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
+from accordion_jax.delivery.bundle.variables import load_variables, quantise_int8
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links import find_traces, read_trace
-from accordion_jax.delivery.manifest import Manifest
-from accordion_jax.delivery.replay import (
+from accordion_jax.delivery.links.replay import (
     Method,
     accordion,
     draw_picture,
@@ -30,7 +30,7 @@ from accordion_jax.delivery.replay import (
     whole,
     write_csv,
 )
-from accordion_jax.delivery.variables import load_variables, quantise_int8
+from accordion_jax.delivery.links.traces import find_traces, read_trace
 from accordion_jax.depth import LookupTable
 
 _BUNDLE = flags.DEFINE_string("bundle", None, "Folder of one bundle.", required=True)
@@ -127,7 +127,7 @@ def _eight_bits(manifest: Manifest) -> Method:
         return whole(name, size_bytes, manifest.table.full.top1_error)
     logging.getLogger("jax").setLevel(logging.WARNING)
     # Here, not above: without data no model is run, and JAX is not needed.
-    from accordion_jax.delivery.runtime import top1_error
+    from accordion_jax.delivery.runtimes.networks import top1_error
 
     data = np.load(_DATA.value, allow_pickle=False)
     error = top1_error(manifest, quantised, data["images"], data["labels"])

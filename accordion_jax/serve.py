@@ -12,9 +12,9 @@ import socket
 import uvicorn
 from absl import app, flags
 
-from accordion_jax.delivery.endpoint import make_app
+from accordion_jax.delivery.endpoint.application import make_app
+from accordion_jax.delivery.endpoint.store import BundleStore
 from accordion_jax.delivery.errors import StorageError
-from accordion_jax.delivery.storage import BundleStore
 
 _BUNDLES = flags.DEFINE_string(
     "bundles", None, "Folder of bundles, or a URL that fsspec reads.", required=True

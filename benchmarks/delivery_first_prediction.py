@@ -18,13 +18,14 @@ import httpx
 import jax
 import numpy as np
 
-from accordion_jax.delivery.bundle import read_manifest
-from accordion_jax.delivery.cache import SegmentCache
-from accordion_jax.delivery.device import Device
-from accordion_jax.delivery.links import Link, ThrottledTransport, constant
-from accordion_jax.delivery.runtime import Runtime
-from accordion_jax.delivery.transfer import Event
-from accordion_jax.delivery.transport import HttpTransport
+from accordion_jax.delivery.bundle.reading import read_manifest
+from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.device import Device
+from accordion_jax.delivery.device.events import Event
+from accordion_jax.delivery.device.transport import HttpTransport
+from accordion_jax.delivery.links.link import Link, ThrottledTransport
+from accordion_jax.delivery.links.traces import constant
+from accordion_jax.delivery.runtimes.networks import Runtime
 from benchmarks.delivery_setting import SHAPE, endpoint, write_resnet
 from benchmarks.machine import machine
 

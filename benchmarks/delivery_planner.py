@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from accordion_jax.delivery.bundle import read_manifest
+from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.planner import Requirements, plan
 from benchmarks.delivery_setting import Connection, cpu_seconds, endpoint, pin, write_resnet
 from benchmarks.machine import machine

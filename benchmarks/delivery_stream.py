@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from accordion_jax.delivery.bundle import read_manifest, segment_path
+from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from benchmarks.delivery_setting import (
     Connection,
     cpu_seconds,

@@ -12,7 +12,7 @@ import numpy as np
 from accordion_jax import data, evaluation, training
 from accordion_jax.data import loading
 from accordion_jax.depth import SkipMask
-from accordion_jax.training.config import default_config
+from accordion_jax.runs.config import default_config
 from benchmarks.work import MEAN, NUM_CLASSES, STD, Options, random_data
 
 

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from accordion_jax import evaluation, training
+from accordion_jax import training
 from accordion_jax.depth import full_or_uniform
+from accordion_jax.models.costs import unit_costs
 from benchmarks import device_steps
 from benchmarks.machine import machine
 from benchmarks.ours import make_experiment
@@ -170,7 +171,7 @@ def works_of(experiment: training.Experiment) -> list[Work]:
     height, width, _ = IMAGE_SHAPE
     of_stage = [(height >> i) * (width >> i) * c for i, c in enumerate(model.channels)]
     of_block = [2 * of_stage[i] for i, size in enumerate(model.stage_sizes) for _ in range(size)]
-    base, blocks = evaluation.unit_costs(model, shapes.variables, IMAGE_SHAPE)
+    base, blocks = unit_costs(model, shapes.variables, IMAGE_SHAPE)
     works = []
     for configuration in experiment.ladder:
         cost = sum((blocks[i] for i in configuration.blocks), base)

@@ -6,7 +6,7 @@ A network of nine blocks trained with CoML-05 on 1,437 images of 8 x 8 pixels. T
 about a minute on two CPU cores.
 """
 
-from accordion_jax.training.config import default_config
+from accordion_jax.runs.config import default_config
 
 
 def get_config():

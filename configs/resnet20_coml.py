@@ -6,7 +6,7 @@ Ten epochs with one cosine cycle: 20 minutes on two CPU cores. Top-1 error 63 % 
 with four (12 % of the bytes), 18.6 % with all nine (seed 0; BUILD_NOTES.md has the whole table).
 """
 
-from accordion_jax.training.config import default_config, shorten
+from accordion_jax.runs.config import default_config, shorten
 
 
 def get_config():

@@ -10,7 +10,7 @@ The paper's schedule: 164 epochs, batch 124, one GPU or TPU. 27 blocks with
 A first look in 30 epochs: --config=configs/resnet56_resnet.py:fast
 """
 
-from accordion_jax.training.config import apply_variant, default_config
+from accordion_jax.runs.config import apply_variant, default_config
 
 
 def get_config(variant=""):

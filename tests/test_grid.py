@@ -10,7 +10,7 @@ import time
 import pytest
 
 from accordion_jax.depth import LookupTable
-from accordion_jax.training import grid
+from accordion_jax.runs import grid
 from tests.conftest import ROOT, command_environment
 
 TINY = (

@@ -1,6 +1,5 @@
 """The sweep of a ladder, its costs, and the pictures."""
 
-from accordion_jax.evaluation.costs import unit_costs
 from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
 from accordion_jax.evaluation.results import make_evaluate, summarise, write_results
 from accordion_jax.evaluation.seeds import group_seeds
@@ -16,6 +15,5 @@ __all__ = [
     "make_evaluate",
     "make_table",
     "summarise",
-    "unit_costs",
     "write_results",
 ]

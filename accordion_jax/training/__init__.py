@@ -1,7 +1,7 @@
 """Training: state, the pure step, its compiled variants, the loop, checkpoints."""
 
+from accordion_jax.runs.config import run_name, to_jsonable
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
-from accordion_jax.training.config import run_name, to_jsonable
 from accordion_jax.training.experiment import (
     Experiment,
     Run,
@@ -12,7 +12,7 @@ from accordion_jax.training.experiment import (
     versions,
 )
 from accordion_jax.training.loop import DivergedError, Preempted, train, train_together
-from accordion_jax.training.metrics import progress, read_metrics
+from accordion_jax.training.metrics import read_metrics
 from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.together import Together
 from accordion_jax.training.variants import Variants, cpu_compiler_options
@@ -32,7 +32,6 @@ __all__ = [
     "init_state",
     "load_run",
     "make_experiment",
-    "progress",
     "provenance",
     "read_metrics",
     "run_name",

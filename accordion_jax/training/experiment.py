@@ -17,14 +17,13 @@ import optax
 
 from accordion_jax import data, models
 from accordion_jax.depth import Ladder, Policy, full_or_uniform, make_ladder
-from accordion_jax.training import config as config_lib
+from accordion_jax.runs import config as config_lib
+from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE
+from accordion_jax.system.files import write_json
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
 from accordion_jax.training.state import TrainState, Tree, init_state, state_shapes
 
-CONFIG_FILE = "config.json"
-MODEL_FILE = "model.json"
-CHECKPOINTS = "checkpoints"
 _VERSIONS = ("accordion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -298,8 +297,8 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Experiment, *, write: 
             )
     if write:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write_json(path, {"config": asked, "versions": versions()})
-        _write_json(workdir / MODEL_FILE, experiment.description)
+        write_json(path, {"config": asked, "versions": versions()})
+        write_json(workdir / MODEL_FILE, experiment.description)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,9 +357,3 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
             f"{path} does not exist; python -m accordion_jax.main --workdir={path.parent} makes it"
         )
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write_json(path: pathlib.Path, document: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -15,10 +15,12 @@ import numpy as np
 
 from accordion_jax import data
 from accordion_jax.depth import SkipMask, draw, first_drawn
+from accordion_jax.runs.folder import CHECKPOINTS
+from accordion_jax.system.progress import progress
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
-from accordion_jax.training.experiment import CHECKPOINTS, Experiment
-from accordion_jax.training.metrics import MetricWriter, progress
+from accordion_jax.training.experiment import Experiment
+from accordion_jax.training.metrics import MetricWriter
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.stop import Stop
 from accordion_jax.training.together import Together

@@ -2,15 +2,17 @@
 
 import httpx
 import pytest
-from servers import InProcess, Served
-from toys import make_parts
 
-from accordion_jax.delivery.bundle import read_manifest, write_bundle
-from accordion_jax.delivery.cache import SegmentCache
-from accordion_jax.delivery.clock import VirtualClock
-from accordion_jax.delivery.device import Device
-from accordion_jax.delivery.links import Link, ThrottledTransport, constant
-from accordion_jax.delivery.transport import HttpTransport, Retries
+from accordion_jax.delivery.bundle.reading import read_manifest
+from accordion_jax.delivery.bundle.writing import write_bundle
+from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.device import Device
+from accordion_jax.delivery.device.transport import HttpTransport, Retries
+from accordion_jax.delivery.links.clock import VirtualClock
+from accordion_jax.delivery.links.link import Link, ThrottledTransport
+from accordion_jax.delivery.links.traces import constant
+from tests.delivery.servers import InProcess, Served
+from tests.delivery.toys import make_parts
 
 
 @pytest.fixture(scope="session")

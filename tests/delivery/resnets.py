@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from accordion_jax.delivery.bundle import write_bundle
-from accordion_jax.delivery.cutting import bundle_parts
+from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.models import ResNet, describe
 

@@ -16,7 +16,7 @@ import time
 
 import httpx
 
-from accordion_jax.delivery.bundle import read_manifest
+from accordion_jax.delivery.bundle.reading import read_manifest
 
 
 @dataclasses.dataclass

@@ -4,9 +4,9 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import make_manifest
 
 from accordion_jax.delivery.planner import MOST, Requirements, plan
+from tests.delivery.toys import make_manifest
 
 MB = 10**6
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from accordion_jax.delivery.manifest import Configuration, Manifest, Segment, digest
+from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment, digest
 from accordion_jax.depth import LookupTable, Row
 
 MODEL = {

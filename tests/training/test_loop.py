@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from accordion_jax import data, training
-from accordion_jax.training import config as config_lib
+from accordion_jax.runs import config as config_lib
 from accordion_jax.training.metrics import MetricWriter
 
 

@@ -1,0 +1,73 @@
+"""Reads a bundle on disk, and checks it against its manifest. NumPy is not needed."""
+
+import hashlib
+import os
+import pathlib
+
+from accordion_jax.delivery.bundle.manifest import Manifest, is_digest
+from accordion_jax.delivery.errors import BundleError
+
+MANIFEST_NAME = "manifest.json"
+SEGMENTS_NAME = "segments"
+
+
+def read_manifest(bundle: str | os.PathLike) -> Manifest:
+    """Reads and checks the manifest of a bundle's folder.
+
+    Raises:
+      FileNotFoundError: there is no manifest; names the path.
+      ManifestError: it is not valid, or not that of the model the folder is named for.
+    """
+    bundle = pathlib.Path(bundle)
+    path = bundle / MANIFEST_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"no bundle at {bundle}: it has no {MANIFEST_NAME}")
+    name = bundle.resolve().name
+    return Manifest.from_bytes(
+        path.read_bytes(), source=str(path), expected_id=name if is_digest(name) else None
+    )
+
+
+def segment_path(bundle: str | os.PathLike, sha256: str) -> pathlib.Path:
+    """Returns where a bundle keeps a segment.
+
+    Raises:
+      ValueError: `sha256` is not a digest, and so might point anywhere.
+    """
+    if not is_digest(sha256):
+        raise ValueError(f"sha256={sha256!a} is not 64 hexadecimal digits in lower case")
+    return pathlib.Path(bundle) / SEGMENTS_NAME / f"{sha256}.safetensors"
+
+
+def verify_bundle(bundle: str | os.PathLike) -> Manifest:
+    """Checks every file of a bundle against its manifest, and returns the manifest.
+
+    Raises:
+      FileNotFoundError, ManifestError: as `read_manifest`.
+      BundleError: a segment is missing, or its size, digest or bytes of arrays differ; names the
+        segment, its path, and both values.
+    """
+    manifest = read_manifest(bundle)
+    for segment in manifest.segments:
+        path = segment_path(bundle, segment.sha256)
+        what = f"segment {segment.name!r} at {path}"
+        if not path.is_file():
+            raise BundleError(f"{what} is missing; write or copy the bundle again")
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        # A safetensors file is a length, a header, and arrays without holes.
+        tensor_bytes = size - 8 - header_bytes
+        for property_, is_, wanted in (
+            ("size_bytes", size, segment.size_bytes),
+            ("sha256", found, segment.sha256),
+            ("tensor_bytes", tensor_bytes, segment.tensor_bytes),
+        ):
+            if is_ != wanted:
+                raise BundleError(
+                    f"{what} has {property_}={is_}, the manifest says {wanted}; write or copy the "
+                    "bundle again"
+                )
+    return manifest

@@ -1,0 +1,398 @@
+"""The device: asks for what it needs, holds what has arrived and was checked, and never stops.
+
+A `Device` turns requirements into segments on its disk. It knows which configurations are complete
+and which of them is in use; it runs nothing itself (one of `accordion_jax.delivery.runtimes` does).
+Whatever goes wrong on the way, the configuration in use stays in use.
+
+Memory: a device holds one received chunk and the manifest. Segments go from the connection to the
+disk; who runs the model reads them one at a time.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import threading
+from collections.abc import Callable, Sequence
+
+from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment
+from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.events import Event, Outcome, Transfer
+from accordion_jax.delivery.device.holding import Holding
+from accordion_jax.delivery.device.obtain import obtain_manifest
+from accordion_jax.delivery.device.receiver import Receiver
+from accordion_jax.delivery.device.throughput import ThroughputMeter
+from accordion_jax.delivery.device.transport import HttpTransport
+from accordion_jax.delivery.errors import (
+    CacheError,
+    CacheLimitError,
+    DeliveryError,
+    SegmentError,
+    TransportError,
+)
+from accordion_jax.delivery.links.clock import Clock, RealClock
+from accordion_jax.delivery.planner import Plan, Requirements, plan
+
+
+class Device:
+    """One model on one device.
+
+    One thread fetches; any thread may read `in_use`, step down, or stop the fetching.
+
+    Args:
+      transport: where segments come from.
+      cache: where they are kept. It holds the segments of this model back from eviction until
+        `close`.
+      clock: that of deadlines and throughput; the transport's must be the same.
+      listener: is called with each `Event`, in the thread that caused it. It must not raise.
+      refetches: how many times a segment may arrive damaged before the device gives up.
+      plan_at_endpoint: the first plan of a fetch is the endpoint's; the others, and all of a static
+        server's, are made here by the same function.
+
+    Attributes:
+      throughput: the meter, which lives as long as the device.
+    """
+
+    def __init__(
+        self,
+        transport: HttpTransport,
+        cache: SegmentCache,
+        *,
+        clock: Clock | None = None,
+        listener: Callable[[Event], None] | None = None,
+        refetches: int = 3,
+        plan_at_endpoint: bool = False,
+    ):
+        self.transport = transport
+        self.cache = cache
+        self.clock = clock or RealClock()
+        self.refetches = refetches
+        self.plan_at_endpoint = plan_at_endpoint
+        self.throughput = ThroughputMeter()
+        self._listeners = [listener] if listener else []
+        self._holding: Holding | None = None
+        self._fetching = threading.Lock()
+        self._stop = threading.Event()
+        self._transfer = Transfer(transport, self.clock.now(), 0)
+
+    @property
+    def holding(self) -> Holding:
+        """What is held of the model.
+
+        Raises:
+          DeliveryError: `connect` was not called, or failed.
+        """
+        if self._holding is None:
+            raise DeliveryError("the device has no manifest yet; call connect() first")
+        return self._holding
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the model. Raises as `holding`."""
+        return self.holding.manifest
+
+    @property
+    def in_use(self) -> Configuration | None:
+        """The deepest complete configuration within what the device has stepped down to."""
+        return self._holding.in_use if self._holding else None
+
+    def add_listener(self, listener: Callable[[Event], None]) -> None:
+        """Calls `listener` with each later event."""
+        self._listeners.append(listener)
+
+    def connect(self, model_id: str = "latest", *, offline: bool = False) -> Manifest:
+        """Gets the manifest, and finds what of the model is on the disk already.
+
+        Without a network, the manifest that this URL gave last is used. Each file is hashed; a
+        damaged one is deleted, and so is missing.
+
+        Args:
+          model_id: of the model, or ``latest``.
+          offline: does not even try the network.
+
+        Raises:
+          TransportError: the manifest cannot be had, and none is kept.
+          ManifestError: it cannot be read (its version is not known, say), and none is kept.
+        """
+        if self._holding is not None:
+            return self.manifest
+        manifest = obtain_manifest(
+            self.transport, self.cache, model_id, offline=offline, on_problem=self._problem
+        )
+        self.transport.choose(manifest.model_id)
+        # Pinned before they are checked: none may go between the check and its use.
+        self.cache.pin(manifest.by_sha256)
+        held = frozenset(sha256 for sha256 in manifest.by_sha256 if self.cache.verify(sha256))
+        self._holding = Holding(manifest, held)
+        self._transfer.cached_bytes = self._holding.size_bytes
+        self._transfer.end(self.clock.now())
+        self._emit("use")
+        return manifest
+
+    def fetch(
+        self,
+        *,
+        max_bytes: int | None = None,
+        deadline_s: float | None = None,
+        throughput_bps: float | None = None,
+        max_error: float | None = None,
+        max_macs: int | None = None,
+    ) -> Outcome:
+        """Fetches what the requirements ask for, as far as the link lets it.
+
+        The plan is made again after each segment, with the throughput measured so far: the target
+        grows on a link that is faster than promised, and shrinks to what can still arrive on one
+        that is slower. Failures of link, server and disk end the transfer at worst; they are in the
+        outcome, and what was complete stays in use. What arrived of an incomplete segment stays on
+        the disk, and counts next time.
+
+        Args:
+          max_bytes: bound on the bytes received now, those of damaged segments included.
+          deadline_s: from now. A connection that hangs then is given up at its time-out, which is
+            at most `deadline_s` later; `fetch_by` is exact.
+          throughput_bps: what is expected of the link until it is measured; None takes the last
+            measured, and before the first one any plan is worth trying.
+          max_error: top-1, 0 to 1: stops at the smallest configuration that reaches it.
+          max_macs: bound on multiply-accumulates an image; also on what is in use from now on.
+
+        Raises:
+          ValueError: as `Requirements`.
+          CacheLimitError: the cache's limit is too small for what is asked for.
+        """
+        Requirements(max_bytes, deadline_s, throughput_bps or 0.0, max_error, max_macs)
+        if max_macs is not None:
+            self.holding.limit(max_macs=max_macs)
+            self._emit("use")
+        until_s = math.inf if deadline_s is None else self.clock.now() + deadline_s
+
+        def choose() -> Plan:
+            expected_bps = self.throughput.bps(self.clock.now()) or throughput_bps
+            # The planner counts whole segments; what is here of the next need not come again.
+            credit = self._partial_bytes()
+            bytes_left = time_left = None
+            if max_bytes is not None:
+                bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
+            if deadline_s is not None and expected_bps:
+                time_left = max(0.0, until_s - self.clock.now()) + 8 * credit / expected_bps
+            requirements = Requirements(bytes_left, time_left, expected_bps, max_error, max_macs)
+            first = self._transfer.plan is None
+            if first and self.plan_at_endpoint and self.transport.streams:
+                return self._plan_of_endpoint(requirements)
+            return self._base_at_least(plan(self.manifest, requirements, self.holding.held))
+
+        return self._run(choose, until_s)
+
+    def fetch_by(self, deadline_s: float, **requirements) -> Outcome:
+        """As `fetch`, but returns at the deadline even if the connection hangs. Real clock only."""
+        done: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
+
+        def work():
+            try:
+                done.set_result(self.fetch(deadline_s=deadline_s, **requirements))
+            except BaseException as error:
+                done.set_exception(error)
+
+        threading.Thread(target=work, daemon=True, name="fetch").start()
+        try:
+            return done.result(timeout=deadline_s)
+        except concurrent.futures.TimeoutError:
+            self.stop()
+            return self.outcome()
+
+    def upgrade(self, configuration: str | None = None) -> Outcome:
+        """Fetches what is missing of a configuration, the full model if none is named.
+
+        Also takes back any step down.
+
+        Raises:
+          KeyError: there is no such configuration; lists those there are.
+          CacheLimitError: the cache's limit is too small for it.
+        """
+        manifest = self.manifest
+        row = manifest.table.row(configuration or manifest.ladder[-1].name)
+        wanted = manifest.configurations[row.configuration]
+        self.step_up()
+
+        def choose() -> Plan:
+            missing = self.holding.missing_of(wanted)
+            size = sum(segment.size_bytes for segment in missing)
+            return Plan(wanted.name, missing, size, row.top1_error, None, (), ())
+
+        return self._run(choose, math.inf)
+
+    def step_down(self, *, depth: int | None = None, max_macs: int | None = None) -> Configuration:
+        """Uses a smaller configuration from now on, without any network.
+
+        Args:
+          depth: blocks to keep at most.
+          max_macs: multiply-accumulates an image at most.
+
+        Returns:
+          The configuration now in use.
+
+        Raises:
+          ValueError: neither is given, or no complete configuration is that small; names the
+            smallest. What was in use stays in use.
+        """
+        found = self.holding.step_down(depth=depth, max_macs=max_macs)
+        self._emit("use")
+        return found
+
+    def step_up(self) -> None:
+        """Takes back any step down."""
+        self.holding.limit()
+        self._emit("use")
+
+    def stop(self) -> None:
+        """Ends a transfer that another thread is in, at its next chunk."""
+        self._stop.set()
+
+    def outcome(self) -> Outcome:
+        """What the transfer that is running, or the last one, has led to so far."""
+        transfer, in_use, planned = self._transfer, self.in_use, self._transfer.plan
+        now = self.clock.now() if transfer.end_s is None else transfer.end_s
+        return Outcome(
+            configuration=in_use.name if in_use else None,
+            expected_error=self.holding.row(in_use).top1_error if in_use else None,
+            transferred_bytes=transfer.received_bytes,
+            cached_bytes=transfer.cached_bytes,
+            seconds=now - transfer.start_s,
+            throughput_bps=self.throughput.bps(now),
+            unmet=planned.unmet if planned else (),
+            reasons=planned.reasons if planned else (),
+            problems=tuple(transfer.problems),
+        )
+
+    def forget(self, sha256: str) -> None:
+        """A segment turned out to be damaged on the disk: it counts as missing from now on."""
+        self.holding.remove(sha256)
+        self._problem(f"segment {sha256} was damaged on the disk; the next fetch gets it again")
+        self._emit("use")
+
+    def close(self) -> None:
+        """Stops, and lets the cache evict this model."""
+        self.stop()
+        self.cache.close()
+
+    def _run(self, choose: Callable[[], Plan], until_s: float) -> Outcome:
+        """Receives what `choose` wants, until it wants nothing more."""
+        with self._fetching:
+            self._stop.clear()
+            transfer = Transfer(self.transport, self.clock.now(), self.holding.size_bytes)
+            self._transfer = transfer
+
+            def on_segment(sha256: str) -> Sequence[Segment]:
+                self._hold(sha256)
+                transfer.plan = choose()
+                return transfer.plan.missing
+
+            def on_bytes(size_bytes: int) -> None:
+                transfer.kept_bytes += size_bytes
+                self._emit("bytes")
+
+            receiver = Receiver(
+                self.transport,
+                self.cache,
+                self.clock,
+                self.throughput,
+                stopped=self._stop.is_set,
+                on_bytes=on_bytes,
+                on_segment=on_segment,
+            )
+            try:
+                transfer.plan = choose()
+                self._check_limit(transfer.plan)
+                while transfer.plan.missing and not receiver.over(until_s):
+                    self._emit("plan")
+                    try:
+                        receiver.receive(
+                            transfer.plan.missing, until_s, one_at_a_time=bool(transfer.damaged)
+                        )
+                    except SegmentError as error:
+                        self._problem(str(error))
+                        if self._too_often_damaged():
+                            break
+                    except (TransportError, CacheError, OSError) as error:
+                        self._problem(str(error))
+                        break
+                    transfer.plan = choose()
+            finally:
+                transfer.end(self.clock.now())
+        return self.outcome()
+
+    def _hold(self, sha256: str) -> None:
+        before = self.in_use
+        self.holding.add(sha256)
+        self._emit("segment")
+        if self.in_use != before:
+            self._emit("use")
+
+    def _too_often_damaged(self) -> bool:
+        """Counts one more damaged arrival of the segment that is due."""
+        due = self.holding.first_missing
+        if due is None:
+            return False
+        self._transfer.damaged[due] += 1
+        if self._transfer.damaged[due] < self.refetches:
+            return False
+        self._problem(
+            f"segment {due} arrived damaged {self.refetches} times; the server's copy, or "
+            "something on the way, is broken. Try another server, or write the bundle again"
+        )
+        return True
+
+    def _plan_of_endpoint(self, requirements: Requirements) -> Plan:
+        try:
+            document = self.transport.plan(requirements.to_dict(), self.holding.held)
+            missing = [self.manifest.by_sha256[each["sha256"]] for each in document["missing"]]
+            return Plan(
+                document["configuration"],
+                tuple(missing),
+                sum(segment.size_bytes for segment in missing),
+                document["expected_error"],
+                document["expected_seconds"],
+                tuple(document["unmet"]),
+                tuple(document["reasons"]),
+            )
+        except (TransportError, KeyError, TypeError) as error:
+            self._problem(f"the endpoint's plan cannot be used ({error!r}); planning here")
+            return plan(self.manifest, requirements, self.holding.held)
+
+    def _base_at_least(self, target: Plan) -> Plan:
+        """A device with nothing to run goes on with the smallest configuration until its deadline.
+
+        The plan says that it will be late; the link may be better than the plan, and what arrives
+        counts next time.
+        """
+        if self.holding.deepest is not None or target.unmet != ("deadline_s",):
+            return target
+        return dataclasses.replace(target, missing=self.holding.missing_of(self.manifest.ladder[0]))
+
+    def _check_limit(self, target: Plan) -> None:
+        limit = self.cache.limit_bytes
+        needed = self.holding.size_bytes + sum(segment.size_bytes for segment in target.missing)
+        if limit is not None and needed > limit:
+            raise CacheLimitError(
+                f"configuration {target.configuration} needs {needed} bytes on the disk; the "
+                f"cache's limit is {limit}. Raise it, or ask for less with max_bytes"
+            )
+
+    def _partial_bytes(self) -> int:
+        """Bytes on the disk of the first missing segment."""
+        due = self.holding.first_missing
+        return self.cache.received_bytes(due) if due else 0
+
+    def _problem(self, message: str) -> None:
+        self._transfer.problems.append(message)
+        self._emit("problem", message)
+
+    def _emit(self, kind: str, message: str = "") -> None:
+        if not self._listeners:
+            return
+        kept, left = self._transfer.kept_bytes, 0
+        if self._holding and self._transfer.plan and self._transfer.plan.missing:
+            held = self._holding.held
+            left = sum(s.size_bytes for s in self._transfer.plan.missing if s.sha256 not in held)
+            left = max(0, left - self._partial_bytes())
+        event = Event(kind, kept, kept + left, message)
+        for listener in self._listeners:
+            listener(event)

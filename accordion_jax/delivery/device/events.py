@@ -1,0 +1,90 @@
+"""What a device reports of a transfer: events on the way, and the outcome."""
+
+import collections
+import dataclasses
+
+from accordion_jax.delivery.device.transport import HttpTransport
+from accordion_jax.delivery.planner import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something happened to a device.
+
+    Attributes:
+      kind: ``plan`` (the target changed), ``bytes`` (some arrived), ``segment`` (one is whole and
+        checked), ``use`` (another configuration is in use), or ``problem``.
+      received_bytes: of segments, since the transfer began, as far as they are in the cache.
+      target_bytes: what `received_bytes` will be when the target is reached.
+      message: of a problem, for a person.
+    """
+
+    kind: str
+    received_bytes: int = 0
+    target_bytes: int = 0
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a transfer has led to.
+
+    Attributes:
+      configuration: name of the one in use; None if not even the smallest is complete.
+      expected_error: its top-1 error, from the look-up table.
+      transferred_bytes: bodies received, thrown away ones included.
+      cached_bytes: of this model's segments that were on the disk before.
+      seconds: that it took.
+      throughput_bps: measured; None if nothing ever arrived.
+      unmet: names of the requirements that could not be met.
+      reasons: one a name in `unmet`.
+      problems: what went wrong on the way, for a person, in order.
+    """
+
+    configuration: str | None
+    expected_error: float | None
+    transferred_bytes: int
+    cached_bytes: int
+    seconds: float
+    throughput_bps: float | None
+    unmet: tuple[str, ...]
+    reasons: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+class Transfer:
+    """The books of one transfer.
+
+    Attributes:
+      start_s: moment of the device's clock.
+      end_s: likewise; None while it runs.
+      cached_bytes: of the model's segments that were on the disk before.
+      kept_bytes: that went into the cache.
+      plan: what is wanted now.
+      problems: what went wrong, for a person.
+      damaged: how often each segment arrived damaged.
+    """
+
+    def __init__(self, transport: HttpTransport, start_s: float, cached_bytes: int):
+        self.start_s = start_s
+        self.end_s: float | None = None
+        self.cached_bytes = cached_bytes
+        self.kept_bytes = 0
+        self.plan: Plan | None = None
+        self.problems: list[str] = []
+        self.damaged: collections.Counter[str] = collections.Counter()
+        self._transport = transport
+        self._bytes_before = transport.body_bytes
+        self._bytes: int | None = None
+
+    @property
+    def received_bytes(self) -> int:
+        """Of segment bodies."""
+        if self._bytes is not None:
+            return self._bytes
+        return self._transport.body_bytes - self._bytes_before
+
+    def end(self, now_s: float) -> None:
+        """Closes the books."""
+        self._bytes = self.received_bytes
+        self.end_s = now_s

@@ -1,0 +1,1 @@
+"""The network endpoint: plans what to send to a device, and sends it."""

@@ -1,0 +1,358 @@
+"""The network endpoint: plans what to send to a device, and sends it.
+
+A stateless, read-only ASGI application. A device says what it needs and what it holds; nothing
+about it is kept. All content but the list of models is immutable, so that any cache or web server
+can take over the sending.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from accordion_jax.delivery.bundle.manifest import digest, is_digest
+from accordion_jax.delivery.endpoint.http_range import (
+    UnsatisfiableRangeError,
+    is_unmodified,
+    parse_range,
+    range_applies,
+)
+from accordion_jax.delivery.endpoint.metrics import CountRequests, Metrics
+from accordion_jax.delivery.endpoint.openapi import (
+    MAX_BODY_BYTES,
+    MAX_HELD,
+    MAX_STREAM_SEGMENTS,
+    openapi_document,
+)
+from accordion_jax.delivery.endpoint.store import CHUNK_BYTES, BundleStore, StoredModel
+from accordion_jax.delivery.errors import SegmentError, StorageError
+from accordion_jax.delivery.planner import Requirements, plan
+
+_log = logging.getLogger(__name__)
+
+_IMMUTABLE = "public, max-age=31536000, immutable"
+_PAGE = pathlib.Path(__file__).with_name("page")
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def make_app(store: BundleStore) -> Starlette:
+    """Returns the ASGI application that serves the bundles of a store."""
+    handlers = _Handlers(store, Metrics())
+    app = Starlette(
+        routes=[
+            _page_route("/", "index.html", "text/html"),
+            _page_route("/page.css", "page.css", "text/css"),
+            _page_route("/page.js", "page.js", "text/javascript"),
+            Route("/openapi.json", handlers.openapi),
+            Route("/healthz", handlers.health),
+            Route("/metrics", handlers.metrics),
+            Route("/v1/models", handlers.models),
+            Route("/v1/models/{model_id}", handlers.manifest),
+            Route("/v1/models/{model_id}/plan", handlers.plan, methods=["POST"]),
+            Route("/v1/models/{model_id}/segments/{sha256}", handlers.segment),
+            Route("/v1/models/{model_id}/stream", handlers.stream),
+        ],
+        middleware=[Middleware(CountRequests, metrics=handlers.counters)],
+        exception_handlers={
+            HTTPException: _http_error,
+            StorageError: _storage_error,
+            SegmentError: _storage_error,
+            Exception: _internal_error,
+        },
+    )
+    # A path with a slash too many is not there; a redirect would be one more answer to document.
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Handlers:
+    """One method a route."""
+
+    def __init__(self, store: BundleStore, counters: Metrics):
+        self.counters = counters
+        self._store = store
+        self._openapi = openapi_document()
+
+    async def openapi(self, _request: Request) -> Response:
+        """The OpenAPI document."""
+        return _json(self._openapi)
+
+    async def health(self, _request: Request) -> Response:
+        """Whether the bundles can be read."""
+        models = await run_in_threadpool(self._store.models)
+        skipped = dict(self._store.skipped())
+        return _json(
+            {"status": "ok", "models": len(models), "skipped": skipped},
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def metrics(self, _request: Request) -> Response:
+        """Prometheus' text."""
+        return Response(self.counters.text(), media_type="text/plain; version=0.0.4")
+
+    async def models(self, _request: Request) -> Response:
+        """All models, the latest first."""
+        models = await run_in_threadpool(self._store.models)
+        listed = [
+            {
+                "model_id": model.manifest.model_id,
+                "family": model.manifest.model["family"],
+                "configurations": len(model.manifest.ladder),
+                "segments": len(model.manifest.segments),
+                "size_bytes": model.manifest.size_bytes,
+                "follows": model.manifest.follows,
+                "created": model.created.isoformat() if model.created else None,
+            }
+            for model in models
+        ]
+        return _json({"models": listed}, headers={"Cache-Control": "no-cache"})
+
+    async def manifest(self, request: Request) -> Response:
+        """The manifest, compressed if the client takes that."""
+        asked = request.path_params["model_id"]
+        model = await self._model(asked, allow_latest=True)
+        model_id = model.manifest.model_id
+        plain, zipped = f'"{model_id}"', f'"{model_id}-gzip"'
+        is_zipped = _accepts_gzip(request.headers.get("accept-encoding", ""))
+        headers = {
+            "ETag": zipped if is_zipped else plain,
+            "Cache-Control": "public, max-age=5" if asked == "latest" else _IMMUTABLE,
+            "Content-Location": f"/v1/models/{model_id}",
+            "Vary": "Accept-Encoding",
+        }
+        if is_unmodified(request.headers.get("if-none-match"), plain, zipped):
+            return Response(status_code=304, headers=headers)
+        if is_zipped:
+            headers["Content-Encoding"] = "gzip"
+        body = model.gzipped_body if is_zipped else model.body
+        return Response(body, media_type="application/json", headers=headers)
+
+    async def plan(self, request: Request) -> Response:
+        """What to send."""
+        model = await self._model(request.path_params["model_id"], allow_latest=True)
+        requirements, held = _read_plan_request(await _read_body(request))
+        with self.counters.plan_seconds.time():
+            document = plan(model.manifest, requirements, held).to_dict()
+        return _json(
+            {"model_id": model.manifest.model_id, **document}, headers={"Cache-Control": "no-store"}
+        )
+
+    async def segment(self, request: Request) -> Response:
+        """One segment."""
+        model = await self._model(request.path_params["model_id"])
+        return await self._send(request, model, [request.path_params["sha256"]])
+
+    async def stream(self, request: Request) -> Response:
+        """Several segments, one after another."""
+        model = await self._model(request.path_params["model_id"])
+        text = ",".join(request.query_params.getlist("segments"))
+        digests = text.split(",")
+        if not all(map(is_digest, digests)):
+            raise HTTPException(
+                400,
+                f"segments={_short(text)} must be digests of segments, 64 hexadecimal digits in "
+                "lower case each, with commas between them",
+            )
+        if len(digests) > MAX_STREAM_SEGMENTS:
+            raise HTTPException(
+                400,
+                f"segments has {len(digests)} digests; ask for at most {MAX_STREAM_SEGMENTS} at "
+                "once",
+            )
+        if len(set(digests)) < len(digests):
+            raise HTTPException(400, "segments has a digest twice; ask for each once")
+        return await self._send(request, model, digests)
+
+    async def _model(self, model_id: str, *, allow_latest: bool = False) -> StoredModel:
+        model = None
+        if allow_latest and model_id == "latest":
+            model = next(iter(await run_in_threadpool(self._store.models)), None)
+        elif is_digest(model_id):
+            model = self._store.known(model_id)
+            model = model or await run_in_threadpool(self._store.model, model_id)
+        if model is None:
+            raise HTTPException(
+                404, f"no model {_short(model_id)}; /v1/models lists those there are"
+            )
+        return model
+
+    async def _send(self, request: Request, model: StoredModel, digests: Sequence[str]) -> Response:
+        for sha256 in digests:
+            if sha256 not in model.manifest.by_sha256:
+                raise HTTPException(
+                    404,
+                    f"no segment {_short(sha256)} in model {model.manifest.model_id}; its manifest "
+                    "lists those there are",
+                )
+        length = sum(model.manifest.by_sha256[sha256].size_bytes for sha256 in digests)
+        etag = f'"{digests[0] if len(digests) == 1 else digest(",".join(digests).encode())}"'
+        headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Accept-Ranges": "bytes"}
+        if is_unmodified(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        start, stop, status = 0, length, 200
+        # Range is defined for GET alone.
+        if request.method == "GET" and range_applies(request.headers.get("if-range"), etag):
+            asked = request.headers.get("range")
+            try:
+                part = parse_range(asked, length)
+            except UnsatisfiableRangeError:
+                raise HTTPException(
+                    416,
+                    f"Range: {_short(asked)} begins after the {length} bytes that there are",
+                    headers={"Content-Range": f"bytes */{length}"},
+                ) from None
+            if part is not None:
+                (start, stop), status = part, 206
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
+        headers["Content-Length"] = str(stop - start)
+        is_small = request.method == "GET" and stop - start <= CHUNK_BYTES
+
+        def prepare() -> bytes:
+            # Before the first header goes out: what is announced must be there. What fits in one
+            # chunk is read in the same step, as each change of threads costs more than it.
+            self._store.check_segments(model, digests)
+            return b"".join(self._store.read(model, digests, start, stop)) if is_small else b""
+
+        body = await run_in_threadpool(prepare)
+        if is_small or request.method == "HEAD":
+            return Response(body, status, headers, media_type=_BYTES)
+        chunks = self._store.read(model, digests, start, stop)
+        return _SegmentResponse(chunks, status, headers, self.counters)
+
+
+_BYTES = "application/octet-stream"
+
+
+class _SegmentResponse(StreamingResponse):
+    """Sends chunks as the client takes them, and lets go of the file whatever happens.
+
+    If a chunk cannot be read the connection is closed short of Content-Length, so that no client
+    takes what it has for the whole.
+    """
+
+    def __init__(
+        self, chunks: Iterator[bytes], status: int, headers: Mapping[str, str], counters: Metrics
+    ):
+        super().__init__(chunks, status, headers, media_type=_BYTES)
+        self._chunks = chunks
+        self._in_flight = counters.in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._in_flight.track_inprogress(), contextlib.closing(self._chunks):  # type: ignore[type-var]
+            await super().__call__(scope, receive, send)
+
+
+async def _read_body(request: Request) -> bytes:
+    too_large = HTTPException(
+        413,
+        f"the body has more than {MAX_BODY_BYTES} bytes; send only the digests of this model's "
+        "segments",
+    )
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > MAX_BODY_BYTES):
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return bytes(body)
+
+
+def _read_plan_request(body: bytes) -> tuple[Requirements, frozenset[str]]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from error
+    if not isinstance(document, dict) or document.keys() - {"requirements", "held"}:
+        raise HTTPException(
+            422,
+            f"the body is {_short(document)}; wanted an object with 'requirements' and 'held' only",
+        )
+    requirements, held = document.get("requirements", {}), document.get("held", [])
+    if not isinstance(requirements, dict):
+        raise HTTPException(422, f"requirements={_short(requirements)} must be an object")
+    for name, value in requirements.items():
+        if value is None:
+            raise HTTPException(422, f"{_short(name)} is null; leave it out instead")
+    if not isinstance(held, list) or len(held) > MAX_HELD:
+        raise HTTPException(
+            422, f"held={_short(held)} must be a list of at most {MAX_HELD} digests"
+        )
+    for sha256 in held:
+        if not (isinstance(sha256, str) and is_digest(sha256)):
+            raise HTTPException(
+                422,
+                f"held has {_short(sha256)}; wanted 64 hexadecimal digits in lower case",
+            )
+    try:
+        return Requirements.from_dict(requirements), frozenset(held)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+
+
+def _accepts_gzip(header: str) -> bool:
+    for part in header.lower().split(","):
+        name, _, parameter = part.partition(";")
+        if name.strip() == "gzip":
+            return parameter.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def _json(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # ASCII: an error may quote text that has no UTF-8 form.
+    body = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _page_route(path: str, name: str, kind: str) -> Route:
+    content = (_PAGE / name).read_bytes()
+
+    async def page(_request: Request) -> Response:
+        return Response(content, media_type=kind, headers=_PAGE_HEADERS)
+
+    return Route(path, page)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = error.detail
+    if error.status_code == 404 and request.scope.get("endpoint") is None:
+        text = f"no page {_short(request.url.path)}; /openapi.json lists those there are"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        text = f"{_short(request.method)} is not possible here; use {allowed}"
+    return _json({"error": text}, error.status_code, error.headers)
+
+
+async def _storage_error(request: Request, error: Exception) -> Response:
+    _log.warning("%s %s: %s", request.method, request.url.path, error)
+    # Where the bundles are is no business of a device's.
+    is_public = isinstance(error, SegmentError)
+    text = str(error) if is_public else "the bundles cannot be read now; the server's log says why"
+    return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
+
+
+async def _internal_error(_request: Request, _error: Exception) -> Response:
+    return _json({"error": "internal error; the server's log has the cause"}, 500)
+
+
+def _short(value: Any) -> str:
+    """A value for an error message, cut to a length that a person reads."""
+    text = ascii(value)
+    return text if len(text) <= 100 else text[:97] + "..."

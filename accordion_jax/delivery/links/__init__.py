@@ -1,0 +1,1 @@
+"""Clocks, recorded and emulated links, and the replay of a delivery over them."""

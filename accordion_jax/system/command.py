@@ -1,0 +1,91 @@
+"""How every command of this package starts, logs and fails.
+
+A command that cannot do what it was asked for writes one line that begins ``error:`` to standard
+error, and ends with exit code 1. What it prints is what was asked for; the rest is a log.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import tqdm
+from absl import app, flags
+from absl import logging as absl_logging
+
+_log = logging.getLogger("accordion_jax")
+
+
+class CommandError(Exception):
+    """What a person asked for cannot be done; the message says why, and what to do."""
+
+
+def run(
+    main: Callable[[list[str]], None],
+    *,
+    errors: tuple[type[BaseException], ...] = (),
+    parse: Callable[[list[str]], list[str]] | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parses flags and runs a command, with lines a person can act on in place of tracebacks.
+
+    Args:
+      main: is given what is left of the command line after its flags, the program's name first.
+      errors: of the rooms that it uses, beside ValueError, OSError and `CommandError`.
+      parse: parses the flags; raises one of these errors.
+      argv: the command line; that of the process where None.
+    """
+    caught: tuple[type[BaseException], ...] = (
+        CommandError,
+        ValueError,
+        OSError,
+        app.UsageError,
+        flags.Error,
+        *errors,
+    )
+
+    def parsed(arguments: list[str]) -> list[str]:
+        try:
+            return parse(arguments) if parse else flags.FLAGS(arguments)
+        except caught as error:
+            fail(error)
+
+    def guarded(arguments: list[str]) -> None:
+        try:
+            main(arguments)
+        except caught as error:
+            _log.debug("traceback", exc_info=True)
+            fail(error)
+
+    def fail(error: BaseException) -> NoReturn:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    _answer_help(sys.argv if argv is None else argv, main)
+    app.run(guarded, argv=None if argv is None else list(argv), flags_parser=parsed)
+
+
+def _answer_help(argv: Sequence[str], main: Callable) -> None:
+    """Prints a command's own text and flags where that is all that was asked for."""
+    if any(each in ("--help", "-h", "-help") for each in argv[1:]):
+        module = sys.modules[main.__module__]
+        print((module.__doc__ or "").strip())
+        print("\nflags:\n")
+        print(flags.FLAGS.module_help(module))
+        sys.exit(0)
+
+
+class _BesideTheBar(logging.Handler):
+    """Writes log lines above the progress bar, where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_log(level: int = logging.INFO) -> None:
+    """Shows this package's log on standard error; those of its libraries as absl does: warnings."""
+    handler = _BesideTheBar()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    _log.handlers, _log.propagate = [handler], False
+    _log.setLevel(level)

@@ -1,0 +1,132 @@
+"""A device with real servers: our endpoint, killed and restarted, and plain web servers."""
+
+import contextlib
+import functools
+import http.server
+import shutil
+import threading
+import time
+
+import httpx
+import pytest
+
+from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.device import Device
+from accordion_jax.delivery.device.transport import HttpTransport, Retries
+from accordion_jax.delivery.links.link import Link, ThrottledTransport
+from accordion_jax.delivery.links.traces import constant
+from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, with_base
+from tests.delivery.endpoints import running_endpoint, start_endpoint, stop
+from tests.delivery.webserver import NGINX, nginx
+
+
+def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path):
+    bundles = tmp_path / "bundles"
+    shutil.copytree(toy_bundle, bundles / toy_bundle.name)
+    endpoint, url = start_endpoint(bundles)
+    try:
+        throttled = ThrottledTransport(httpx.HTTPTransport(), Link(constant(0.4)))
+        with httpx.Client(transport=throttled) as client:
+            transport = HttpTransport(
+                url,
+                client=client,
+                timeout_s=20,
+                retries=Retries(attempts=1000, first_wait_s=0.05, longest_wait_s=0.1),
+            )
+            device = Device(transport, SegmentCache(tmp_path / "cache"))
+            device.connect()
+            device.fetch(max_bytes=SEGMENT)
+            worker = threading.Thread(target=device.upgrade)
+            worker.start()
+            time.sleep(0.5)
+            stop(endpoint)
+            time.sleep(0.5)
+            while_dead = in_use(device)
+            assert while_dead in ("toy-0", "toy-1", "toy-2")
+            assert worker.is_alive()
+            endpoint, _ = start_endpoint(bundles, port=httpx.URL(url).port)
+            worker.join(60)
+            assert not worker.is_alive()
+            assert in_use(device) == "toy-5"
+            assert device.outcome().problems == ()
+            assert_sound(device)
+            device.close()
+    finally:
+        stop(endpoint)
+
+
+@contextlib.contextmanager
+def plain_web_server(folder):
+    """Python's own, which knows neither ranges nor plans."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_any_web_server_with_the_folder_will_do(toy_bundle, make_device):
+    with plain_web_server(toy_bundle.parent) as url:
+        for address in (f"{url}/{toy_bundle.name}", f"{url}/{toy_bundle.name}/manifest.json"):
+            device = make_device(address, folder=address[-5:])
+            device.connect()
+            assert not device.transport.streams
+            first = device.fetch(max_error=0.3, max_bytes=3 * SEGMENT)
+            assert (first.configuration, first.transferred_bytes) == ("toy-2", 3 * SEGMENT)
+            assert device.upgrade().transferred_bytes == 3 * SEGMENT
+        by_id = make_device(url, folder="by id")
+        by_id.connect(toy_bundle.name)
+        assert by_id.upgrade().configuration == "toy-5"
+    # The address names the model, so a later device needs no network for its manifest.
+    later = make_device(address, folder=address[-5:])
+    later.connect()
+    assert (in_use(later), later.outcome().problems) == ("toy-5", ())
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_nginx_before_the_endpoint_is_one_endpoint(toy_bundle, tmp_path, make_device):
+    bundles = tmp_path / "bundles"
+    shutil.copytree(toy_bundle, bundles / toy_bundle.name)
+    with (
+        running_endpoint(bundles) as endpoint,
+        nginx(bundles, endpoint.removeprefix("http://"), tmp_path / "nginx") as url,
+    ):
+        device = with_base(make_device, url)
+        assert device.upgrade().transferred_bytes == WHOLE - SEGMENT
+        assert_sound(device)
+        device.close()
+
+
+def test_plans_of_the_real_endpoint_are_those_of_the_device(toy_bundle, tmp_path):
+    bundles = tmp_path / "bundles"
+    shutil.copytree(toy_bundle, bundles / toy_bundle.name)
+    with running_endpoint(bundles) as url:
+        found = []
+        for at_endpoint in (False, True):
+            transport = HttpTransport(url)
+            cache = SegmentCache(tmp_path / f"cache{at_endpoint}")
+            device = Device(transport, cache, plan_at_endpoint=at_endpoint)
+            device.connect()
+            found.append([device.fetch(max_error=0.3), device.fetch(max_bytes=2 * SEGMENT)])
+            assert transport.other_bytes > 0
+            # The manifest is not sent again.
+            before = transport.other_bytes
+            again = Device(transport, SegmentCache(cache.folder))
+            again.connect()
+            assert transport.other_bytes == before
+            assert in_use(again) == in_use(device)
+            device.close()
+            transport.close()
+        for one, other in zip(*found, strict=True):
+            assert one.configuration == other.configuration
+            assert one.transferred_bytes == other.transferred_bytes
+            assert one.problems == other.problems == ()

@@ -1,0 +1,102 @@
+"""Config: values are checked in words, and a changed experiment is noticed."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from accordion_jax.runs import config as config_lib
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+def load(path, *arguments):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module, module.get_config(*arguments)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid_and_says_how_to_run_it(path):
+    module, config = load(path)
+    config_lib.validate(config)
+    assert f"python -m accordion_jax.main --config=configs/{path.name}" in module.__doc__
+    assert config.name.startswith(path.stem)
+    assert config_lib.to_jsonable(config).keys() == (
+        config_lib.to_jsonable(config_lib.default_config()).keys()
+    )
+
+
+def test_the_papers_hyper_parameters():
+    for depth, n, dataset in ((110, 18, "cifar100"), (56, 9, "cifar10")):
+        for scheme in ("resnet", "coml", "blockcoml"):
+            path = next(p for p in CONFIGS if p.stem == f"resnet{depth}_{scheme}")
+            _, config = load(path)
+            assert (config.scheme, config.data.name) == (scheme, dataset)
+            assert config.model.stage_sizes == (n, n, n)
+            assert (config.train.epochs, config.train.batch_size) == (164, 124)
+            optimizer = config.optimizer
+            assert (optimizer.learning_rate, optimizer.decay_epochs) == (0.1, (82, 123))
+            assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+            _, fast = load(path, "fast")
+            assert fast.train.epochs == 30
+            assert fast.name == f"{config.name}_fast"
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="'slow' is not known"):
+        config_lib.apply_variant(config_lib.default_config(), "slow")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("model.dtype", "float16", r"config.model.dtype='float16' must be one of"),
+        ("run.compile", "ahed", "did you mean 'ahead'"),
+        ("train.batch_size", 0, "config.train.batch_size=0 must be at least 1"),
+        ("optimizer.momentum", 1.0, r"must be in \[0, 1\)"),
+        ("sweep.split", "validation", "set config.data.holdout"),
+    ],
+)
+def test_bad_values_are_named(field, value, words):
+    config = config_lib.default_config()
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=words):
+        config_lib.validate(config)
+
+
+def test_json_round_trip_and_differences():
+    config = config_lib.default_config()
+    config.policy.full_probability = 0.3
+    document = config_lib.to_jsonable(config)
+    assert config_lib.to_jsonable(config_lib.from_jsonable(document)) == document
+    other = config_lib.from_jsonable(document)
+    other.seed, other.run.log_every_steps, other.sweep.examples = 5, 1, 9
+    other.run.scan_stages = True  # the same training, carried out in another way
+    found = config_lib.differences(document, config_lib.to_jsonable(other))
+    assert found == ["config.seed: 0 -> 5"]
+
+
+def test_a_field_that_an_older_version_lacked_has_its_default():
+    asked = config_lib.to_jsonable(config_lib.default_config())
+    old = {name: value for name, value in asked.items() if name != "policy"}
+    old["policy"] = {"full_probability": 0.5}
+    assert config_lib.differences(old, asked) == []
+    asked["policy"]["seed"] = 4
+    assert config_lib.differences(old, asked) == ["config.policy.seed: -1 -> 4"]
+
+
+def test_a_field_of_another_version_is_named():
+    with pytest.raises(KeyError, match=r"config\.train\.epoch is not a field"):
+        config_lib.from_jsonable({"train": {"epoch": 3}})
+
+
+def test_run_names_carry_the_papers_suffix():
+    config = config_lib.default_config()
+    assert config_lib.run_name(config) == "resnet110_coml-05"
+    config.policy.full_probability = 0.3
+    assert config_lib.run_name(config) == "resnet110_coml-03"
+    config.scheme = "resnet"
+    assert config_lib.run_name(config) == "resnet110_coml"
