@@ -13,7 +13,7 @@ import time
 import pytest
 
 from accordion_jax.runs import grid, process as job
-from tests.training.test_grid_plan import QUICKSTART, a_table
+from tests.runs.test_grid_plan import QUICKSTART, a_table
 
 # Takes steps with a "checkpoint" each, from the newest there is; the table at the end. What it
 # does at a signal, or at a step, comes from the environment.

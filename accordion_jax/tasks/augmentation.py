@@ -1,4 +1,4 @@
-"""Random crop, flip and normalisation, as arrays in and arrays out on the device.
+"""Random crop and flip, as arrays in and arrays out on the accelerator.
 
 A crop of a zero-padded image is a linear map of its rows and of its columns, and so is a flip: both
 are applied as a product with a matrix that has at most a single one in each row. Against a gather
@@ -7,12 +7,8 @@ gathers), needs no padded copy (a row that falls outside selects nothing, which 
 exact: each sum has one term, an integer of eight bits, which float32, TF32 and bfloat16 all hold.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 
 def augment_parameters(
@@ -106,39 +102,3 @@ def augment(images: jax.Array, key: jax.Array, *, pad: int = 4, flip: bool = Tru
     """
     offsets, flips = augment_parameters(key, images.shape[0], pad, flip)
     return apply_augmentation(images, offsets, flips, pad)
-
-
-def normalise(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32
-) -> jax.Array:
-    """Returns (images / 255 - mean) / std.
-
-    Computed in float32 and rounded once at the end, whatever `dtype` is.
-
-    Args:
-      images: [..., channels] uint8.
-      mean: one float a channel, in units of pixel / 255.
-      std: one float a channel, likewise; positive.
-      dtype: of the result.
-
-    Returns:
-      [..., channels] of `dtype`.
-
-    Raises:
-      TypeError: images are not uint8.
-      ValueError: mean or std doesn't have one value a channel, or a std is not positive.
-    """
-    if images.dtype != jnp.uint8:
-        raise TypeError(f"images are {images.dtype}; wanted uint8: normalise them once")
-    channels = images.shape[-1]
-    if len(mean) != channels or len(std) != channels:
-        raise ValueError(
-            f"{len(mean)} means and {len(std)} standard deviations for images "
-            f"{list(images.shape)}; wanted {channels} of each, one a channel"
-        )
-    if min(std) <= 0:
-        raise ValueError(f"std={tuple(std)} has a value that is not positive")
-    shape = (1,) * (images.ndim - 1) + (channels,)
-    scale = (1 / (255 * np.asarray(std, np.float64))).astype(np.float32).reshape(shape)
-    shift = (-np.asarray(mean, np.float64) / np.asarray(std)).astype(np.float32).reshape(shape)
-    return (images.astype(jnp.float32) * scale + shift).astype(dtype)
