@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
         if not first:
             continue
         base, blocks = unit_costs(
-            experiment.model, data.unreplicate(variables), experiment.image_shape
+            experiment.model, data.unreplicate(variables), experiment.example_shape
         )
         facts = training.provenance(each, step)
         table = evaluation.make_table(ladder, counts, base, blocks, facts)

@@ -1,4 +1,4 @@
-"""The training loop: draws a depth, runs its compiled step, keeps checkpoints and metrics."""
+"""The training loop: runs the compiled step of each draw, keeps checkpoints and metrics."""
 
 import collections
 import contextlib
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from accordion_jax import data
-from accordion_jax.depth import SkipMask, draw, first_drawn
 from accordion_jax.runs.folder import CHECKPOINTS
 from accordion_jax.system.progress import progress
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
 from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.metrics import MetricWriter
+from accordion_jax.training.objective import Draw
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.stop import Stop
 from accordion_jax.training.together import Together
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 # works on these, and never waits for the newest.
 _LAG = 2
 
-# How many steps ahead are searched for the configurations to compile in the background.
+# How many steps ahead are searched for what to compile in the background.
 _LOOK_AHEAD = 10_000
 
 # Replicated variables -> name -> number; "error" chooses the best checkpoint.
@@ -149,8 +149,9 @@ class _Loop:
         self.eval_split: str = eval_split
         self.stop: Stop = stop
         experiment = self.experiment
-        self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
-        self.images, self.labels = data.replicate((experiment.train.rows, experiment.train.labels))
+        self.units = functools.cache(experiment.units)
+        train = experiment.train
+        self.inputs, self.targets = data.replicate((train.rows, train.targets))
         self.key = data.replicate(together.key)
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
@@ -168,16 +169,11 @@ class _Loop:
         )
         fields = experiment.config.run
         if fields.compile == "ahead":
-            self._compile_ahead(variants)
+            self._compile_ahead(variants, step)
         elif fields.compile == "background":
-            needed = first_drawn(
-                experiment.policy,
-                seed=experiment.depth_seed,
-                start=step,
-                stop=min(experiment.total_steps, step + _LOOK_AHEAD),
-            )
-            masks = [experiment.ladder[index].skip_mask for index in needed]
-            variants.compile_in_background(masks, fields.compile_workers)
+            until = min(experiment.total_steps, step + _LOOK_AHEAD)
+            draws = experiment.draws(range(step, until))
+            variants.compile_in_background(draws, fields.compile_workers)
         with contextlib.closing(variants):
             return self._steps(state, step, order, variants)
 
@@ -193,15 +189,14 @@ class _Loop:
             total,
             step,
             scale=experiment.config.train.batch_size * len(self.writers),
+            scaled_unit=f"{experiment.task.example_name}s",
             enabled=self.first,
         ) as bar:
             while step < total:
-                chosen = experiment.ladder[
-                    draw(experiment.policy, seed=experiment.depth_seed, step=step)
-                ]
-                run = variants(chosen.skip_mask)
-                kept = state.keep(self.units[chosen.skip_mask])
-                updated, metrics = run(kept, order, self.images, self.labels, self.key)
+                chosen = experiment.draw(step)
+                run = variants(chosen)
+                kept = state.keep(self.units(chosen))
+                updated, metrics = run(kept, order, self.inputs, self.targets, self.key)
                 state, step = state.merge(updated), step + 1
                 window.add(step, chosen.depth, metrics)
                 shown = {"epoch": f"{step / per_epoch:.1f}", "loss": window.shown}
@@ -241,18 +236,17 @@ class _Loop:
         by_epoch = round(fields.checkpoint_every_epochs * self.experiment.steps_per_epoch)
         return fields.checkpoint_every_steps or max(1, by_epoch)
 
-    def _step_of(self, skip_mask: SkipMask, like: TrainState, order: jax.Array):
-        """The mapped step of a configuration, and arguments to compile it for."""
-        kept = like.keep(self.units[skip_mask])
-        arguments = (kept, order, self.images, self.labels, self.key)
-        return self.together.mapped_step(skip_mask), arguments
+    def _step_of(self, draw: Draw, like: TrainState, order: jax.Array):
+        """The mapped step of a draw, and arguments to compile it for."""
+        kept = like.keep(self.units(draw))
+        arguments = (kept, order, self.inputs, self.targets, self.key)
+        return self.together.mapped_step(draw), arguments
 
-    def _compile_ahead(self, variants: Variants) -> None:
-        ladder = self.experiment.ladder
-        masks = [ladder[index].skip_mask for index in self.experiment.policy.drawn]
+    def _compile_ahead(self, variants: Variants, step: int) -> None:
+        draws = self.experiment.draws(range(step, self.experiment.total_steps))
         workers = self.experiment.config.run.compile_workers
-        with progress("compiling", len(masks), unit="variant", enabled=self.first) as bar:
-            for done, _ in enumerate(variants.compile_ahead(masks, workers), 1):
+        with progress("compiling", len(draws), unit="variant", enabled=self.first) as bar:
+            for done, _ in enumerate(variants.compile_ahead(draws, workers), 1):
                 bar.update(done)
 
     def _evaluation_due(self, step: int) -> bool:
@@ -310,12 +304,12 @@ class _Window:
             return
         now = time.monotonic()
         losses, errors, depths = (np.array(each) for each in zip(*self._read, strict=True))
-        images = (step - self._first_step) * experiment.config.train.batch_size
+        examples = (step - self._first_step) * experiment.config.train.batch_size
         shared = {
             "epoch": step / experiment.steps_per_epoch,
             "mean_depth": float(depths.mean()),
             "learning_rate": float(experiment.learning_rate(step - 1)),
-            "images_per_second": images / max(now - self._since, 1e-9),
+            f"{experiment.task.example_name}s_per_second": examples / max(now - self._since, 1e-9),
         }
         for run, writer in enumerate(self._loop.writers):
             writer.write(
