@@ -14,8 +14,8 @@ from accordion_jax.runs import grid
 from tests.conftest import ROOT, command_environment
 
 TINY = (
-    "--config.model.stage_sizes=(1,1,1)",
-    "--config.model.channels=(4,4,4)",
+    "--config.model.arguments.stage_sizes=(1,1,1)",
+    "--config.model.arguments.channels=(4,4,4)",
     "--config.policy.full_probability=1.0",  # one variant to compile
     "--config.policy.min_depth=1",
     "--config.train.steps=100",

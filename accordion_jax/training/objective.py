@@ -95,8 +95,9 @@ def weighted_loss(
       [] float32, the weighted sum over the masks of the mean loss; and {"loss": the same, "error":
       the weighted mean of the share of wrong answers}.
     """
-    losses = [task.loss(each, targets).mean() for each in outputs]
-    errors = [jnp.mean(task.wrong(each, targets)) for each in outputs]
+    each_mask = [outputs[i] for i in range(len(drawn.skip_masks))]
+    losses = [task.loss(each, targets).mean() for each in each_mask]
+    errors = [jnp.mean(task.wrong(each, targets)) for each in each_mask]
     if drawn.weights == (1.0,):
         loss, error = losses[0], errors[0]
     else:
