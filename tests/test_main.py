@@ -223,7 +223,7 @@ def test_damaged_checkpoint_is_told_in_words(tmp_path, cache):
     output = finish(process)
     assert process.returncode == 1
     assert f"error: checkpoint {tmp_path}/checkpoints/2" in output
-    assert "delete that folder" in output
+    assert "it goes on from step 1" in output
     assert "Traceback" not in output
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from accordion_jax import data
 from accordion_jax.runs.folder import CHECKPOINTS
+from accordion_jax.runs.reporting import Reporter
 from accordion_jax.system.progress import progress
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
@@ -127,12 +128,15 @@ def train_together(
         else:
             states = [each.init() for each in together.experiments]
         state = together.place(states)
+        batch_size = together.experiment.config.train.batch_size
+        reporter = Reporter(workdirs, total, batch_size=batch_size, enabled=first)
+        reporter.update(step, saved=lambda: [each.saved for each in checkpoints], now=True)
         if step < total:
             writers = [
                 stack.enter_context(contextlib.closing(MetricWriter(each, step, enabled=first)))
                 for each in workdirs
             ]
-            loop = _Loop(together, checkpoints, writers, evaluate, eval_split, stop)
+            loop = _Loop(together, checkpoints, writers, reporter, evaluate, eval_split, stop)
             state = loop.run(state, step)
         return together.split(state)
 
@@ -140,11 +144,12 @@ def train_together(
 class _Loop:
     """One call of `train_together`: what the steps share."""
 
-    def __init__(self, together, checkpoints, writers, evaluate, eval_split, stop):
+    def __init__(self, together, checkpoints, writers, reporter, evaluate, eval_split, stop):
         self.together: Together = together
         self.experiment: Experiment = together.experiment
         self.checkpoints: list[Checkpoints] = checkpoints
         self.writers: list[MetricWriter] = writers
+        self.reporter: Reporter = reporter
         self.evaluate: Evaluate | None = evaluate
         self.eval_split: str = eval_split
         self.stop: Stop = stop
@@ -206,14 +211,27 @@ class _Loop:
                 stopping = self.stop.reached(step)
                 if stopping or step == total or step % self._checkpoint_every == 0:
                     window.drain()
-                    self._save(state, step, evaluate=not stopping)
+                    self._save(state, step, window, evaluate=not stopping)
+                    self._report(step, window, now=True)
+                self._report(step, window)
                 if stopping and step < total:
                     self._wait()
+                    self._report(step, window, now=True)
                     raise Preempted(step)
         self._wait()
+        self._report(step, window, now=True)
         return state
 
-    def _save(self, state: TrainState, step: int, *, evaluate: bool) -> None:
+    def _report(self, step: int, window: "_Window", *, now: bool = False) -> None:
+        """Tells other programs how far the runs are."""
+        self.reporter.update(
+            step,
+            saved=lambda: [each.saved for each in self.checkpoints],
+            losses=window.losses,
+            now=now,
+        )
+
+    def _save(self, state: TrainState, step: int, window: "_Window", *, evaluate: bool) -> None:
         """Starts to write the checkpoints of this step, evaluated where that is due."""
         metrics: list = [None] * len(self.checkpoints)
         if evaluate and self._evaluation_due(step):
@@ -222,8 +240,9 @@ class _Loop:
                 for each, writer in zip(self.together.split(state), self.writers, strict=True)
             ]
         states = self.together.fetch(state)
-        for checkpoints, each, numbers in zip(self.checkpoints, states, metrics, strict=True):
-            checkpoints.save(step, each, numbers)
+        rows = zip(self.checkpoints, states, metrics, window.unrecorded, strict=True)
+        for checkpoints, each, numbers, unrecorded in rows:
+            checkpoints.save(step, each, numbers, unrecorded)
 
     def _wait(self) -> None:
         for each in self.checkpoints:
@@ -275,8 +294,12 @@ class _Window:
 
     def __init__(self, loop: _Loop, step: int):
         self._loop, self.shown = loop, "-"
+        self.losses: list[float] | None = None  # one a run, of the newest step that is read
         self._pending: collections.deque = collections.deque()
+        # Loss and error, [runs] each, and depth.
         self._read: list[tuple[np.ndarray, np.ndarray, int]] = []
+        if step:
+            self._read = self._read_before(step)
         self._since, self._first_step = time.monotonic(), step
 
     def add(self, step: int, depth: int, metrics: step_lib.Metrics) -> None:
@@ -284,6 +307,29 @@ class _Window:
         self._pending.append((step, depth, metrics))
         if len(self._pending) > _LAG:
             self._take()
+
+    def _read_before(self, step: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+        """What the process before had read, and not recorded, when it saved this step."""
+        kept = [each.unrecorded(step) for each in self._loop.checkpoints]
+        losses, errors, depths = (
+            [each.get(name, []) for each in kept] for name in ("loss", "error", "depth")
+        )
+        if any(each != depths[0] for each in depths):  # runs that were not trained at once
+            return []
+        columns = (np.array(each, np.float32).T for each in (losses, errors))
+        return list(zip(*columns, map(int, depths[0]), strict=True))
+
+    @property
+    def unrecorded(self) -> list[dict[str, list[float]]]:
+        """Of each run: the numbers of the steps since the last record."""
+        return [
+            {
+                "loss": [float(loss[run]) for loss, _, _ in self._read],
+                "error": [float(error[run]) for _, error, _ in self._read],
+                "depth": [depth for _, _, depth in self._read],
+            }
+            for run in range(len(self._loop.checkpoints))
+        ]
 
     def drain(self) -> None:
         """Reads what is queued: after it, every step so far had a finite loss."""
@@ -297,7 +343,7 @@ class _Window:
         if not np.isfinite(loss).all():
             self._refuse(step, depth, loss)
         self._read.append((loss, error, depth))
-        self.shown = f"{loss.mean():.3f}"
+        self.shown, self.losses = f"{loss.mean():.3f}", loss.tolist()
         experiment = self._loop.experiment
         every = experiment.config.run.log_every_steps
         if step % every and step != experiment.total_steps:

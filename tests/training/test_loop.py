@@ -97,6 +97,17 @@ def test_sigterm_saves_and_names_the_step(tmp_path, unbroken):
     assert stopped.value.step == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_same(data.unreplicate(training.train(make(), tmp_path)), unbroken[0])
+    # It stopped between two records; the next one holds the steps before the break too.
+    curves = [
+        [
+            (record["step"], record["loss"], record["error"], record["mean_depth"])
+            for record in training.read_metrics(folder / "metrics.jsonl")
+            if record["split"] == "train"
+        ]
+        for folder in (unbroken[1], tmp_path)
+    ]
+    assert [step for step, *_ in curves[0]] == [2, 4, 6]
+    assert curves[0] == curves[1]
 
 
 def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
