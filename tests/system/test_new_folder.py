@@ -11,9 +11,14 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
         assert not wanted.exists()
     assert (wanted / "inner" / "file").read_text() == "content"
     other = wanted.with_name("other")
-    with pytest.raises(ZeroDivisionError), new_folder(other) as folder:
-        (folder / "file").write_text("half")
-        raise ZeroDivisionError
+
+    def write_half():
+        with new_folder(other) as folder:
+            (folder / "file").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert list(wanted.parent.iterdir()) == [wanted]
 
 
