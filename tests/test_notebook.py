@@ -29,7 +29,7 @@ MORE_FLAGS = [
     "--config.optimizer.warmup_epochs=0.5",
     "--config.run.eval_every_epochs=0",
 ]
-LINK_MBPS = 0.1
+LINK_BPS = 1e5
 """
 PROBE = """
 import json
