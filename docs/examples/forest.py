@@ -11,12 +11,13 @@ In the look-up table a block is a group of trees, and ``macs`` are comparisons f
 most: the depths of the trees added up.
 """
 
+import argparse
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
@@ -26,29 +27,31 @@ from accordion_jax.delivery.bundle.reading import verify_bundle
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Configuration, Ladder, LookupTable, UnitCost, make_row
-from accordion_jax.system import command
 from accordion_jax.system.files import replacing
-
-_OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
-_MODEL = flags.DEFINE_enum("model", "forest", ["forest", "boosting"], "What to train.")
-_TREES = flags.DEFINE_integer("trees", 100, "Trees, or rounds of boosting.", 1)
-_GROUP = flags.DEFINE_integer("group", 10, "Trees, or rounds, in a segment.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the training, and of which rows are held out.")
 
 Classifier = RandomForestClassifier | GradientBoostingClassifier
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trains, cuts, writes and prints a summary."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    (rows, labels), heldout = split_digits(_SEED.value)
-    classifier = make_classifier(_MODEL.value, _TREES.value, _SEED.value).fit(rows, labels)
-    parts = cut(classifier, _GROUP.value, *heldout, dataset="digits", seed=_SEED.value)
-    bundle = write_bundle(_OUT.value, **parts)
-    data = pathlib.Path(_OUT.value) / "heldout.npz"
-    with replacing(data) as path:
-        np.savez(path, features=heldout[0], labels=heldout[1])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of bundles")
+    parser.add_argument("--model", choices=["forest", "boosting"], default="forest")
+    parser.add_argument("--trees", type=int, default=100, help="or rounds of boosting")
+    parser.add_argument("--group", type=int, default=10, help="trees, or rounds, in a segment")
+    parser.add_argument("--seed", type=int, default=0, help="of training and of the split")
+    options = parser.parse_args()
+    (rows, labels), heldout = split_digits(options.seed)
+    try:
+        classifier = make_classifier(options.model, options.trees, options.seed)
+        classifier.fit(rows, labels)
+        parts = cut(classifier, options.group, *heldout, dataset="digits", seed=options.seed)
+        bundle = write_bundle(options.out, **parts)
+        data = options.out / "heldout.npz"
+        with replacing(data) as path:
+            np.savez(path, features=heldout[0], labels=heldout[1])
+    except (DeliveryError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(summary(bundle, data))
 
 
@@ -89,6 +92,8 @@ def cut(
     Raises:
       ValueError: all trees are in one group; or as `initial_scores`.
     """
+    if group < 1:
+        raise ValueError(f"group={group}; wanted trees in a segment, 1 or more")
     rounds = [np.atleast_1d(each) for each in classifier.estimators_]
     groups = [rounds[start : start + group] for start in range(0, len(rounds), group)]
     if len(groups) < 2:
@@ -248,4 +253,4 @@ def summary(bundle: pathlib.Path, data: pathlib.Path) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, errors=(DeliveryError,))
+    main()
