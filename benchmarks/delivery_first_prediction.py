@@ -25,7 +25,7 @@ from accordion_jax.delivery.device.events import Event
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.links.link import Link, ThrottledTransport
 from accordion_jax.delivery.links.traces import constant
-from accordion_jax.delivery.runtimes.networks import Runtime
+from accordion_jax.delivery.runtimes.runtime import Runtime
 from benchmarks.delivery_setting import SHAPE, endpoint, write_resnet
 from benchmarks.machine import machine
 

@@ -71,7 +71,7 @@ class Dataset:
         return len(self.targets)
 
     def select(self, rows: np.ndarray) -> "Dataset":
-        """Returns the examples that [n] bools, indices or a slice pick."""
+        """Returns the examples that [n] bools or indices pick."""
         inputs = jax.tree.map(lambda leaf: leaf[rows], self.inputs)
         return dataclasses.replace(self, inputs=inputs, targets=self.targets[rows])
 

@@ -59,7 +59,9 @@ class Sweep:
           compiler_options: of XLA.
         """
         self._examples = min(examples or len(dataset), len(dataset))
-        used = dataset.select(np.s_[: self._examples])
+        used = dataset
+        if self._examples < len(dataset):
+            used = dataset.select(np.arange(self._examples))
         self._answers = used.targets.size
         devices, local = jax.device_count(), jax.local_device_count()
         batch_size = min(batch_size, -(-self._examples // devices))
@@ -109,7 +111,7 @@ def _counter(model: Network, skip_masks: tuple[SkipMask, ...], task: Task) -> Ca
         picked = jax.tree.map(
             lambda x, spec: x[step].reshape(x.shape[1], *spec.shape), rows, task.inputs
         )
-        outputs: jax.Array = model.apply(  # type: ignore[assignment]
+        outputs: jax.Array = model.apply(
             variables, task.prepare(picked), skip_masks=skip_masks, method="truncations"
         )
         wanted = jnp.broadcast_to(targets[step], (len(skip_masks), *targets.shape[1:]))

@@ -53,7 +53,10 @@ def test_every_config_gets_the_first_seed_before_any_gets_the_next(tmp_path):
 
 
 def test_overrides_reach_every_config(tmp_path):
-    overrides = ["--config.policy.full_probability=0.3", "--config.model.arguments.stage_sizes=(2,2,2)"]
+    overrides = [
+        "--config.policy.full_probability=0.3",
+        "--config.model.arguments.stage_sizes=(2,2,2)",
+    ]
     for run in grid.plan([QUICKSTART, COML], [0], tmp_path, overrides):
         assert run.config["policy"]["full_probability"] == 0.3
         assert run.config["model"]["stage_sizes"] == [2, 2, 2]
