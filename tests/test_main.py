@@ -196,7 +196,7 @@ def test_a_finished_run_only_sweeps_again(unbroken, cache):
     [
         (("--config.train.epoch=3",), 'Did you mean "epochs" instead of "epoch"?'),
         (
-            ("--config.policy.probabilities=(0.5,0.1,0.1,0.1)",),
+            ("--config.policy.name=listed", "--config.policy.probabilities=(0.5,0.1,0.1,0.1)"),
             "error: the policy's 4 probabilities sum to 0.8, not to 1",
         ),
         (("--config.train.steps=41",), "config.train.steps: 40 -> 41"),

@@ -125,7 +125,7 @@ def _plan_one(spec: str, seed: int, runs: pathlib.Path, overrides: tuple[str, ..
     overrides = (*overrides, f"--config.seed={seed}")
     config = load_config(spec, overrides)
     config_lib.validate(config)
-    make_ladder(config.scheme, config.model.stage_sizes)
+    make_ladder(config.scheme, (1,))  # refuses a scheme that is not known
     name = f"{config_lib.run_name(config)}_seed{seed}"
     run = GridRun(name, spec, overrides, config_lib.to_jsonable(config), runs / name)
     there = read_json(run.workdir / CONFIG_FILE).get("config")
