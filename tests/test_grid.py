@@ -5,16 +5,13 @@ import json
 import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from accordion_jax import grid as grid_command
 from accordion_jax.depth import LookupTable
 from accordion_jax.runs import grid
 from accordion_jax.runs import process as job
 from accordion_jax.runs.reporting import read_end, read_progress
 from accordion_jax.runs.sessions import read_sessions
-from tests.commands import command_environment
+from tests.commands import call_main, command_environment
 from tests.runs.test_grid_plan import QUICKSTART, a_table
 from tests.runs.test_process import work_on
 
@@ -124,10 +121,8 @@ def call(monkeypatch, tmp_path):
     monkeypatch.setattr(job, "work_on", functools.partial(job.work_on, command=command))
 
     def call(*more):
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            where = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
-            grid_command.main(flags.FLAGS(["grid", f"--configs={QUICKSTART}", *where, *more]))
+        where = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
+        call_main("grid", f"--configs={QUICKSTART}", *where, *more)
 
     return call
 
