@@ -77,9 +77,9 @@ def test_a_killed_and_resumed_run_ends_as_an_unbroken_one(tmp_path, run_command,
         python, *unbuffered_module = job.main_command(run)
         return [python, "-c", _KILLED, "26", *unbuffered_module[3:]]
 
-    outcome = work_on(run, command)
-    assert outcome.state == "failed", outcome
-    assert "ended by SIGKILL" in outcome.reason
+    verdict = work_on(run, command)
+    assert verdict.state == "failed", verdict
+    assert "ended by SIGKILL" in verdict.reason
     assert read_end(run.workdir) is None
     report = read_progress(run.workdir)
     assert 21 <= report.step <= 26  # written at the checkpoint, or within a second after it
