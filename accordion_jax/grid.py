@@ -141,6 +141,14 @@ def _far(report: Report) -> str:
     return ", ".join(said)
 
 
+def _spent_s(run: grid.GridRun) -> float:
+    """Seconds spent on a run; 0 where its record is damaged, of which its verdict has told."""
+    try:
+        return seconds_spent(run.workdir)
+    except ValueError:
+        return 0.0
+
+
 def _words(verdict: process.Verdict) -> str:
     """A verdict in one line."""
     of = f" of {verdict.total}" if verdict.total else ""
@@ -157,7 +165,7 @@ def _table(runs: tuple[grid.GridRun, ...], verdicts: list[process.Verdict]) -> s
         table = grid.look(run).table
         error = f"{table.full.top1_error:.2%}" if table else "-"
         reason = verdict.reason if verdict.state != "done" else ""
-        spent = duration(seconds_spent(run.workdir))
+        spent = duration(_spent_s(run))
         line = f"{run.name:{width}s}  {verdict.state:9s}  {step:14s}  {spent:11s}  {error:>10s}"
         lines.append(f"{line}  {reason}".rstrip())
     return "\n".join(lines)
@@ -175,7 +183,7 @@ def _write_summary(
             "state": verdict.state,
             "step": verdict.step,
             "total_steps": verdict.total,
-            "seconds": round(seconds_spent(run.workdir), 1),
+            "seconds": round(_spent_s(run), 1),
             "reason": verdict.reason,
         }
         for run, verdict in zip(runs, verdicts, strict=False)

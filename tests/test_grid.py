@@ -11,6 +11,7 @@ from accordion_jax.runs import grid
 from accordion_jax.runs import process as job
 from accordion_jax.runs.reporting import read_end, read_progress
 from accordion_jax.runs.sessions import read_sessions
+from accordion_jax.system.files import write_whole
 from tests.commands import call_main, command_environment
 from tests.runs.test_grid_plan import QUICKSTART, a_table
 from tests.runs.test_process import work_on
@@ -152,6 +153,20 @@ def test_what_is_done_is_not_done_again(call, tmp_path, capsys):
     call("--seeds=1")
     assert "done (step 6 of 6): before" in capsys.readouterr().out
     assert len(read_sessions(tmp_path / "runs" / "quickstart-05_seed1")) == 1
+
+
+def test_a_damaged_file_of_one_run_stops_no_other(call, tmp_path, capsys):
+    record = tmp_path / "runs" / "quickstart-05_seed1" / "sessions.json"
+    write_whole(record, "{")
+    with pytest.raises(SystemExit):
+        call("--seeds=1,2")
+    lines = capsys.readouterr().out.splitlines()
+    (failed,) = (line for line in lines if line.startswith("quickstart-05_seed1"))
+    assert f"{record} is damaged" in failed
+    (done,) = (line for line in lines if line.startswith("quickstart-05_seed2"))
+    assert done.split()[1] == "done"
+    record.unlink()
+    call("--seeds=1,2")
 
 
 def test_without_time_nothing_is_started(call, tmp_path, capsys):

@@ -151,6 +151,7 @@ def _work(
 ) -> Verdict:
     """Starts the run's process and stays until it ends."""
     run.workdir.mkdir(parents=True, exist_ok=True)
+    session = Session(run.workdir)
     forget_end(run.workdir)
     log = run.workdir / LOG_FILE
     with log.open("ab") as written:
@@ -165,8 +166,8 @@ def _work(
             # A Ctrl-C in the terminal reaches the grid alone, which then stops the run in order.
             start_new_session=True,
         )
-    session = Session(run.workdir, process.pid)
     try:
+        session.open(process.pid)
         stopped = _watch(process, run.workdir, budget, show, follow, session)
     except BaseException:
         process.terminate()

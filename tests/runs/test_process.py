@@ -223,7 +223,7 @@ def at_step_2(run, command, behaviour):
 
 def test_ends_a_left_process_that_does_not_listen(run, command):
     with at_step_2(run, command, "deaf") as left:
-        Session(run.workdir, left.pid)  # as the grid had written it before it was killed
+        Session(run.workdir).open(left.pid)  # as the grid had written it before it was killed
         verdict = work_on(run, command, job.Budget(grace_s=0.2))
         assert verdict.state == "done"
         assert left.wait() == -signal.SIGKILL
@@ -241,7 +241,7 @@ def test_does_not_end_a_process_of_another_host(run, command):
     with folder.held([run.workdir]):
         elsewhere = {"pid": 1, "host": "elsewhere"}
         write_json(run.workdir / "holder.json", elsewhere)
-        session = elsewhere | {"seconds": 1.0, "open": True}
+        session = elsewhere | {"seconds": 1.0, "open": True, "started": "2025-01-31T12:00:00+00:00"}
         write_json(run.workdir / "sessions.json", {"sessions": [session]})
         verdict = work_on(run, command)
     assert verdict.state == "busy"
