@@ -32,7 +32,7 @@ from benchmarks.machine import machine
 
 def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
     """One device, new to the model: seconds from its request to each milestone."""
-    link = ThrottledTransport(httpx.HTTPTransport(), Link(constant(mbps)))
+    link = ThrottledTransport(httpx.HTTPTransport(), Link(constant(rate_bps=mbps * 1e6)))
     image = np.zeros((1, *SHAPE), np.uint8)
     found: dict[str, float] = {}
     with httpx.Client(transport=link) as client:

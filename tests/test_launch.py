@@ -11,7 +11,7 @@ import pytest
 LAUNCH = pathlib.Path(__file__).resolve().parent.parent / "launch"
 SCRIPTS = ("gpu.sh", "slurm.sbatch", "tpu_vm.sh")
 GRID = ("--configs=configs/quickstart.py", "--seeds=0,1")
-MAIN = ("--config=configs/resnet110_coml.py", "--config.model.stage_sizes=(1,1,1)")
+MAIN = ("--config=configs/resnet110_coml.py", "--config.model.arguments.stage_sizes=(1,1,1)")
 
 
 def launch(script, *arguments, **environment):

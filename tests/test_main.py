@@ -19,8 +19,8 @@ from tests.commands import ROOT, command_environment
 CONFIG = "configs/quickstart.py"
 # A small network on few steps: what is tested is the job, not what it learns.
 SMALL = (
-    "--config.model.stage_sizes=(1,1,1)",
-    "--config.model.channels=(4,8,8)",
+    "--config.model.arguments.stage_sizes=(1,1,1)",
+    "--config.model.arguments.channels=(4,8,8)",
     "--config.run.eval_every_epochs=0",
     "--config.run.log_every_steps=10",
 )
@@ -223,7 +223,7 @@ def test_damaged_checkpoint_is_told_in_words(tmp_path, cache):
     output = finish(process)
     assert process.returncode == 1
     assert f"error: checkpoint {tmp_path}/checkpoints/2" in output
-    assert "delete that folder" in output
+    assert "it goes on from step 1" in output
     assert "Traceback" not in output
 
 

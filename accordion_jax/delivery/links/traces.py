@@ -56,9 +56,9 @@ class Trace:
                 )
 
 
-def constant(mbps: float) -> Trace:
-    """Returns the trace of a link of one rate, in 10^6 bits a second."""
-    return Trace(f"{mbps:g} Mbit/s", (0.0,), (mbps * 1e6,), 1.0)
+def constant(*, rate_bps: float) -> Trace:
+    """Returns the trace of a link of one rate, in bits a second."""
+    return Trace(f"{rate_bps / 1e6:g} Mbit/s", (0.0,), (rate_bps,), 1.0)
 
 
 def read_trace(path: str | os.PathLike) -> Trace:

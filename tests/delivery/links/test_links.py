@@ -189,7 +189,7 @@ def test_an_outage_is_a_read_timeout_on_the_same_clock():
 
 def test_real_time_passes_as_the_link_says():
     clock = RealClock()
-    transport = ThrottledTransport(body(50_000), Link(constant(2.0)), clock=clock)
+    transport = ThrottledTransport(body(50_000), Link(constant(rate_bps=2e6)), clock=clock)
     start = clock.now()
     get(transport)
     # Not sooner; how much later is a matter of what else the machine does.
