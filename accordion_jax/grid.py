@@ -46,33 +46,33 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(_OUT.value)
     screen = _Screen(len(runs))
     with budget:
-        outcomes = []
+        verdicts = []
         for number, run in enumerate(runs, 1):
             screen.begin(number, run.name)
-            outcome = _one(run, budget, screen)
+            verdict = _one(run, budget, screen)
             grid.keep_small_files(run, out)
-            screen.end(_words(outcome))
-            outcomes.append(outcome)
-            _write_summary(out, runs, outcomes)
-    print(_table(runs, outcomes))
+            screen.end(_words(verdict))
+            verdicts.append(verdict)
+            _write_summary(out, runs, verdicts)
+    print(_table(runs, verdicts))
     spent = duration(time.monotonic() - began)
     print(f"{spent} now; results in {out}, runs in {_RUNS.value}")
-    if any(outcome.state == "failed" for outcome in outcomes):
+    if any(verdict.state == "failed" for verdict in verdicts):
         sys.exit(1)
 
 
-def _one(run: grid.GridRun, budget: process.Budget, screen: "_Screen") -> process.Outcome:
+def _one(run: grid.GridRun, budget: process.Budget, screen: "_Screen") -> process.Verdict:
     """How a run stands after it was worked on, if it needed that and there was time."""
     there = grid.look(run)
     if there.state == "done":
-        return process.Outcome("done", there.step, there.step, "before")
+        return process.Verdict("done", there.step, there.step, "before")
     # What is left must be worth starting a process for.
     if budget.left_s < min(budget.grace_s, 10.0):
-        return process.Outcome(there.state, there.step, None, budget.reason)
+        return process.Verdict(there.state, there.step, None, budget.reason)
     try:
         return process.work_on(run, budget, show=screen.show, follow=screen.follow)
     except (ValueError, OSError) as error:  # of this run's folder: the others may be well
-        return process.Outcome("failed", there.step, None, str(error))
+        return process.Verdict("failed", there.step, None, str(error))
 
 
 def _stop_at(began: float) -> float:
@@ -141,30 +141,38 @@ def _far(report: Report) -> str:
     return ", ".join(said)
 
 
-def _words(outcome: process.Outcome) -> str:
-    """An outcome in one line."""
-    of = f" of {outcome.total}" if outcome.total else ""
-    step = f" (step {outcome.step}{of})" if outcome.step else ""
-    return f"{outcome.state}{step}" + (f": {outcome.reason}" if outcome.reason else "")
+def _spent_s(run: grid.GridRun) -> float:
+    """Seconds spent on a run; 0 where its record is damaged, of which its verdict has told."""
+    try:
+        return seconds_spent(run.workdir)
+    except ValueError:
+        return 0.0
 
 
-def _table(runs: tuple[grid.GridRun, ...], outcomes: list[process.Outcome]) -> str:
+def _words(verdict: process.Verdict) -> str:
+    """A verdict in one line."""
+    of = f" of {verdict.total}" if verdict.total else ""
+    step = f" (step {verdict.step}{of})" if verdict.step else ""
+    return f"{verdict.state}{step}" + (f": {verdict.reason}" if verdict.reason else "")
+
+
+def _table(runs: tuple[grid.GridRun, ...], verdicts: list[process.Verdict]) -> str:
     """How every run stands, as text."""
     width = max(len(run.name) for run in runs)
     lines = ["", f"{'run':{width}s}  state      step            time spent   full error"]
-    for run, outcome in zip(runs, outcomes, strict=True):
-        step = f"{outcome.step}/{outcome.total or '?'}"
+    for run, verdict in zip(runs, verdicts, strict=True):
+        step = f"{verdict.step}/{verdict.total or '?'}"
         table = grid.look(run).table
         error = f"{table.full.top1_error:.2%}" if table else "-"
-        reason = outcome.reason if outcome.state != "done" else ""
-        spent = duration(seconds_spent(run.workdir))
-        line = f"{run.name:{width}s}  {outcome.state:9s}  {step:14s}  {spent:11s}  {error:>10s}"
+        reason = verdict.reason if verdict.state != "done" else ""
+        spent = duration(_spent_s(run))
+        line = f"{run.name:{width}s}  {verdict.state:9s}  {step:14s}  {spent:11s}  {error:>10s}"
         lines.append(f"{line}  {reason}".rstrip())
     return "\n".join(lines)
 
 
 def _write_summary(
-    out: pathlib.Path, runs: tuple[grid.GridRun, ...], outcomes: list[process.Outcome]
+    out: pathlib.Path, runs: tuple[grid.GridRun, ...], verdicts: list[process.Verdict]
 ) -> None:
     """Writes ``<out>/grid.json``, how every run stands, for programs to read."""
     rows = [
@@ -172,13 +180,13 @@ def _write_summary(
             "name": run.name,
             "config": run.spec,
             "overrides": list(run.overrides),
-            "state": outcome.state,
-            "step": outcome.step,
-            "total_steps": outcome.total,
-            "seconds": round(seconds_spent(run.workdir), 1),
-            "reason": outcome.reason,
+            "state": verdict.state,
+            "step": verdict.step,
+            "total_steps": verdict.total,
+            "seconds": round(_spent_s(run), 1),
+            "reason": verdict.reason,
         }
-        for run, outcome in zip(runs, outcomes, strict=False)
+        for run, verdict in zip(runs, verdicts, strict=False)
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "grid.json", {"runs": rows})

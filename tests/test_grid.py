@@ -5,16 +5,14 @@ import json
 import sys
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from accordion_jax import grid as grid_command
 from accordion_jax.depth import LookupTable
 from accordion_jax.runs import grid
 from accordion_jax.runs import process as job
 from accordion_jax.runs.reporting import read_end, read_progress
 from accordion_jax.runs.sessions import read_sessions
-from tests.commands import command_environment
+from accordion_jax.system.files import write_whole
+from tests.commands import call_main, command_environment
 from tests.runs.test_grid_plan import QUICKSTART, a_table
 from tests.runs.test_process import work_on
 
@@ -80,9 +78,9 @@ def test_a_killed_and_resumed_run_ends_as_an_unbroken_one(tmp_path, run_command,
         python, *unbuffered_module = job.main_command(run)
         return [python, "-c", _KILLED, "26", *unbuffered_module[3:]]
 
-    outcome = work_on(run, command)
-    assert outcome.state == "failed", outcome
-    assert "ended by SIGKILL" in outcome.reason
+    verdict = work_on(run, command)
+    assert verdict.state == "failed", verdict
+    assert "ended by SIGKILL" in verdict.reason
     assert read_end(run.workdir) is None
     report = read_progress(run.workdir)
     assert 21 <= report.step <= 26  # written at the checkpoint, or within a second after it
@@ -124,10 +122,8 @@ def call(monkeypatch, tmp_path):
     monkeypatch.setattr(job, "work_on", functools.partial(job.work_on, command=command))
 
     def call(*more):
-        with flagsaver.flagsaver():
-            flags.FLAGS.unparse_flags()
-            where = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
-            grid_command.main(flags.FLAGS(["grid", f"--configs={QUICKSTART}", *where, *more]))
+        where = [f"--runs={tmp_path / 'runs'}", f"--out={tmp_path / 'out'}"]
+        call_main("grid", f"--configs={QUICKSTART}", *where, *more)
 
     return call
 
@@ -157,6 +153,20 @@ def test_what_is_done_is_not_done_again(call, tmp_path, capsys):
     call("--seeds=1")
     assert "done (step 6 of 6): before" in capsys.readouterr().out
     assert len(read_sessions(tmp_path / "runs" / "quickstart-05_seed1")) == 1
+
+
+def test_a_damaged_file_of_one_run_stops_no_other(call, tmp_path, capsys):
+    record = tmp_path / "runs" / "quickstart-05_seed1" / "sessions.json"
+    write_whole(record, "{")
+    with pytest.raises(SystemExit):
+        call("--seeds=1,2")
+    lines = capsys.readouterr().out.splitlines()
+    (failed,) = (line for line in lines if line.startswith("quickstart-05_seed1"))
+    assert f"{record} is damaged" in failed
+    (done,) = (line for line in lines if line.startswith("quickstart-05_seed2"))
+    assert done.split()[1] == "done"
+    record.unlink()
+    call("--seeds=1,2")
 
 
 def test_without_time_nothing_is_started(call, tmp_path, capsys):

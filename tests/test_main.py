@@ -14,6 +14,7 @@ import pytest
 
 from accordion_jax import training
 from accordion_jax.depth import LookupTable
+from accordion_jax.runs.reporting import End, read_end
 from tests.commands import ROOT, command_environment
 
 CONFIG = "configs/quickstart.py"
@@ -175,6 +176,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, cache):
     assert "Traceback" not in output
     (step,) = checkpoint_steps(tmp_path)
     assert f"saved at step {step}; the same command goes on from there" in output
+    assert read_end(tmp_path) == End("preempted", step)
 
 
 def test_a_finished_run_only_sweeps_again(unbroken, cache):
@@ -231,7 +233,10 @@ def test_batch_of_the_paper_on_eight_devices_names_the_nearest(tmp_path):
     process = start(f"--workdir={tmp_path}", "--config.train.batch_size=124", devices=8)
     output = finish(process)
     assert process.returncode == 1
-    assert "batch_size=124 is not divisible by 8 devices; nearest: 120, 128" in output
+    words = "batch_size=124 is not divisible by 8 devices; nearest: 120, 128"
+    assert words in output
+    assert read_end(tmp_path).state == "failed"
+    assert words in read_end(tmp_path).error
 
 
 def test_sweep_on_eight_devices_counts_the_same_hits(unbroken, cache, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 from accordion_jax import data
 from accordion_jax.depth import Ladder, LookupTable, Policy
 from accordion_jax.evaluation.pictures import average_seeds, draw_error_vs_size
+from accordion_jax.evaluation.seeds import error_name
 from accordion_jax.evaluation.sweep import Sweep
 from accordion_jax.models import Network
 
@@ -84,6 +85,7 @@ def write_results(
         pathlib.Path(workdir) / "error_vs_size.png",
         title=f"{facts['name']} on {facts['dataset']} ({facts['split']})",
         axis=f"{bits} bits a parameter" if bits else facts["precision"],
+        error_name=error_name([table]),
     )
     return [*table.write(workdir), pathlib.Path(picture)]
 

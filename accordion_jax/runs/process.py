@@ -72,7 +72,7 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Verdict:
     """How a run stands after a grid has worked on it.
 
     Attributes:
@@ -120,7 +120,7 @@ def work_on(
     show: Callable[[str], None],
     follow: Callable[[Report], None],
     command: Callable[[grid.GridRun], Sequence[str]] = main_command,
-) -> Outcome:
+) -> Verdict:
     """Runs a run until it is done, fails, or has to stop; returns how it stands then.
 
     Args:
@@ -135,11 +135,11 @@ def work_on(
             if not mine:
                 raise BusyError("another grid works on it")
             if (there := grid.look(run)).state == "done":  # by another grid, in the meantime
-                return Outcome("done", there.step, there.step)
+                return Verdict("done", there.step, there.step)
             _take_over(run, budget, show)
             return _work(run, budget, show, follow, list(command(run)))
     except BusyError as error:
-        return Outcome("busy", saved_step(run.workdir), None, str(error))
+        return Verdict("busy", saved_step(run.workdir), None, str(error))
 
 
 def _work(
@@ -148,9 +148,10 @@ def _work(
     show: Callable[[str], None],
     follow: Callable[[Report], None],
     command: list[str],
-) -> Outcome:
+) -> Verdict:
     """Starts the run's process and stays until it ends."""
     run.workdir.mkdir(parents=True, exist_ok=True)
+    session = Session(run.workdir)
     forget_end(run.workdir)
     log = run.workdir / LOG_FILE
     with log.open("ab") as written:
@@ -165,8 +166,8 @@ def _work(
             # A Ctrl-C in the terminal reaches the grid alone, which then stops the run in order.
             start_new_session=True,
         )
-    session = Session(run.workdir, process.pid)
     try:
+        session.open(process.pid)
         stopped = _watch(process, run.workdir, budget, show, follow, session)
     except BaseException:
         process.terminate()
@@ -206,32 +207,32 @@ def _watch(
             process.wait(_POLL_S)
 
 
-def _judge(run: grid.GridRun, code: int, stopped: str, log: pathlib.Path, begin: int) -> Outcome:
+def _judge(run: grid.GridRun, code: int, stopped: str, log: pathlib.Path, begin: int) -> Verdict:
     """How the run stands after its process has ended."""
     there = grid.look(run)
     if there.state == "done":
-        return Outcome("done", there.step, there.step)
+        return Verdict("done", there.step, there.step)
     report = read_progress(run.workdir)
     total = report.total_steps if report else None
     if stopped:
-        return Outcome(there.state, there.step, total, stopped)
+        return Verdict(there.state, there.step, total, stopped)
     end = read_end(run.workdir)
     if end is not None and end.state == "preempted":
-        return Outcome(there.state, there.step, total, "it was told to stop, and has saved")
+        return Verdict(there.state, there.step, total, "it was told to stop, and has saved")
     if end is not None and end.state == "failed":
         reason = f"{end.error} (exit code {code}; see {log})"
-        return Outcome("failed", there.step, total, reason)
+        return Verdict("failed", there.step, total, reason)
     if code and (found := folder.holder(run.workdir)) is not None:
         raise BusyError(f"{found} works on it")
     if code < 0:
         name = signal.Signals(-code).name
         hint = ", as when memory runs out" if -code == signal.SIGKILL else ""
-        return Outcome("failed", there.step, total, f"ended by {name}{hint}; see {log}")
+        return Verdict("failed", there.step, total, f"ended by {name}{hint}; see {log}")
     if code == 0:
         reason = f"it has ended, and left no table of this config; see {log}"
     else:  # before it was at work, as when a package is missing: its last words are all there is
         reason = f"{_last_line(log, begin)} (exit code {code}; see {log})"
-    return Outcome("failed", there.step, total, reason)
+    return Verdict("failed", there.step, total, reason)
 
 
 def _last_line(log: pathlib.Path, begin: int) -> str:

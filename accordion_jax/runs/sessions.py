@@ -14,8 +14,28 @@ _RECORD_EVERY_S = 5.0
 
 
 def read_sessions(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the sessions of a run so far, oldest first."""
-    return list(read_json(workdir / SESSIONS_FILE).get("sessions", []))
+    """Returns the sessions of a run so far, oldest first.
+
+    Raises:
+      ValueError: the file is damaged; names it, and what to do.
+    """
+    path = workdir / SESSIONS_FILE
+    sessions = read_json(path).get("sessions", [])
+    if not isinstance(sessions, list) or not all(map(_is_session, sessions)):
+        raise ValueError(
+            f"{path} is damaged: wanted a list of sessions, each with the number 'seconds' and the "
+            "text 'started'; mend it, or move it away"
+        )
+    return sessions
+
+
+def _is_session(value: Any) -> bool:
+    if not isinstance(value, dict) or type(value.get("seconds")) not in (int, float):
+        return False
+    try:
+        return datetime.datetime.fromisoformat(value.get("started", "")).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
 
 
 def write_sessions(workdir: pathlib.Path, sessions: list[dict[str, Any]]) -> None:
@@ -38,12 +58,11 @@ def left_open(workdir: pathlib.Path) -> dict[str, Any]:
 class Session:
     """The time of one process at work on a run, on disk every few seconds."""
 
-    def __init__(self, workdir: pathlib.Path, pid: int):
-        """Opens it.
+    def __init__(self, workdir: pathlib.Path):
+        """Reads the earlier ones; writes nothing yet.
 
-        Args:
-          workdir: of the run.
-          pid: of the process, on this machine.
+        Raises:
+          ValueError: as `read_sessions`.
         """
         self._workdir = workdir
         self._earlier = [_closed(each, workdir) for each in read_sessions(workdir)]
@@ -51,9 +70,16 @@ class Session:
         self._facts: dict[str, Any] = {
             "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
-            "pid": pid,
             "first_step": saved_step(workdir),
         }
+
+    def open(self, pid: int) -> None:
+        """Writes that it has begun.
+
+        Args:
+          pid: of the process, on this machine.
+        """
+        self._facts["pid"] = pid
         self._record(open=True)
 
     def record_now_and_then(self) -> None:

@@ -69,13 +69,23 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         chain = [make(1.0, **arguments), optax.scale(-1.0)] if rated else [make(**arguments)]
         if not decays and fields.weight_decay:
             chain.insert(0, optax.add_decayed_weights(fields.weight_decay))
-        optimizer = optax.chain(*chain)
+        optimizer = _with_optax_promotion(optax.chain(*chain))
         _try(optimizer)
     except Exception as error:  # Optax has no error of its own
         raise ValueError(
             f"config.optimizer.name={fields.name!r} with {arguments} cannot train here: {error}"
         ) from error
     return optimizer
+
+
+def _with_optax_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same optimizer, also where JAX is set to refuse the promotion that Optax relies on."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(updates, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _try(optimizer: optax.GradientTransformation) -> None:

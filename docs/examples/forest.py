@@ -1,6 +1,6 @@
 """Cuts scikit-learn's forests and boosted trees into bundles that are sent tree by tree.
 
-  python docs/examples/forest.py --out=bundles [--model=boosting] [--trees=100] [--group=10]
+  python docs/examples/forest.py --out=bundles [--model=boosting] [--trees=100] [--time]
 
 Trains on scikit-learn's digits (1,200 rows; the other 597 are held out), measures the error of each
 configuration, and writes a bundle, and the held-out rows as OUT/heldout.npz. A segment is a group
@@ -13,8 +13,10 @@ most: the depths of the trees added up.
 
 import argparse
 import pathlib
+import statistics
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 
 from accordion_jax import tasks
-from accordion_jax.delivery.bundle.reading import verify_bundle
+from accordion_jax.delivery import runtimes
+from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Configuration, Ladder, LookupTable, UnitCost, make_row
@@ -40,6 +43,7 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=100, help="or rounds of boosting")
     parser.add_argument("--group", type=int, default=10, help="trees, or rounds, in a segment")
     parser.add_argument("--seed", type=int, default=0, help="of training and of the split")
+    parser.add_argument("--time", action="store_true", help="compare with scikit-learn's time")
     options = parser.parse_args()
     (rows, labels), heldout = split_digits(options.seed)
     try:
@@ -53,6 +57,8 @@ def main() -> None:
     except (DeliveryError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(summary(bundle, data))
+    if options.time:
+        print(timings(bundle, classifier, heldout[0]))
 
 
 def split_digits(seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -250,6 +256,37 @@ def summary(bundle: pathlib.Path, data: pathlib.Path) -> str:
             f"      python -m accordion_jax.fetch http://127.0.0.1:8000 --predict={data}",
         ]
     )
+
+
+def timings(bundle: pathlib.Path, classifier: Classifier, rows: np.ndarray) -> str:
+    """Returns milliseconds of the full model for some numbers of rows; the median of 15 calls."""
+    manifest = verify_bundle(bundle)
+    model = runtimes.make(manifest)
+    segments = [
+        model.load(segment.name, segment_path(bundle, segment.sha256).read_bytes())
+        for segment in manifest.segments
+    ]
+    ours = model.compile(manifest.ladder[-1], segments, 1)
+    boosted = isinstance(classifier, GradientBoostingClassifier)
+    theirs = classifier.decision_function if boosted else classifier.predict_proba
+    lines = ["", " rows  scikit-learn       ours  ratio"]
+    for count in (1, 16, 250, 5000):
+        some = np.resize(rows, (count, rows.shape[1]))
+        theirs_ms, ours_ms = (_median_ms(each, some) for each in (theirs, ours))
+        lines.append(
+            f"{count:>5}  {theirs_ms:9.2f} ms {ours_ms:7.2f} ms  {ours_ms / theirs_ms:5.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _median_ms(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> float:
+    function(rows)
+    times_s = []
+    for _ in range(15):
+        start_s = time.perf_counter()
+        function(rows)
+        times_s.append(time.perf_counter() - start_s)
+    return 1e3 * statistics.median(times_s)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """The examples of docs/ as modules, for tests."""
 
-import functools
 import importlib.util
 import sys
 
 from tests.commands import ROOT
 
 
-@functools.cache
 def load(name):
-    """The module of docs/examples/NAME.py."""
+    """The module of docs/examples/NAME.py, run anew."""
     spec = importlib.util.spec_from_file_location(
         f"docs_example_{name}", ROOT / "docs" / "examples" / f"{name}.py"
     )

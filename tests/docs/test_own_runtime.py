@@ -35,19 +35,26 @@ def test_it_prints_at_each_configuration_the_error_that_the_table_expects():
 
 
 @pytest.fixture
-def cut(tmp_path):
+def example(monkeypatch):
+    """The module, whose entry is gone after the test."""
+    monkeypatch.setattr(runtimes, "RUNTIMES", dict(runtimes.RUNTIMES))
+    return load("runtime")
+
+
+@pytest.fixture
+def cut(tmp_path, example):
     """(weights, rows, bundle's folder, manifest) of random weights of five classes."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(64, 5)).astype(np.float32)
     rows = rng.normal(size=(9, 64)).astype(np.float32)
-    bundle = write_bundle(tmp_path, **load("runtime").cut(weights, rows, rng.integers(0, 5, 9)))
+    bundle = write_bundle(tmp_path, **example.cut(weights, rows, rng.integers(0, 5, 9)))
     return weights, rows, bundle, read_manifest(bundle)
 
 
-def test_its_entry_is_all_that_the_package_needs(cut):
+def test_its_entry_is_all_that_the_package_needs(example, cut):
     weights, rows, bundle, manifest = cut
     linear = runtimes.make(manifest)
-    assert type(linear) is load("runtime").Linear
+    assert type(linear) is example.Linear
     for configuration in manifest.ladder:
         segments = [
             linear.load(name, segment_path(bundle, manifest.by_name[name].sha256).read_bytes())

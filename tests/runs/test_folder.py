@@ -1,11 +1,13 @@
 """A run's folder: one process works in it, and nothing is kept where it would be lost."""
 
 import contextlib
+import errno
 import os
 import platform
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from accordion_jax.runs import folder
@@ -67,6 +69,16 @@ def test_of_several_runs_all_are_held_or_none(tmp_path):
 def test_a_run_named_twice_is_held_once(tmp_path):
     with folder.held([tmp_path, tmp_path]):
         assert folder.holder(tmp_path).pid == os.getpid()
+
+
+def test_where_there_can_be_no_locks_work_goes_on(tmp_path, monkeypatch):
+    def acquire(self, **kwargs):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    (tmp_path / "run.lock").touch()
+    with folder.held([tmp_path]):
+        assert folder.holder(tmp_path) is None
 
 
 def test_looking_for_a_holder_makes_nothing(tmp_path):

@@ -13,6 +13,7 @@ from accordion_jax.runs.sessions import seconds_spent, write_sessions
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs/quickstart.py")
 COML = str(ROOT / "configs/resnet56_coml.py")
+A_SESSION = {"started": "2025-01-31T12:00:00+00:00", "seconds": 1.0}
 
 
 def a_table(config, step=4, total_steps=4):
@@ -145,8 +146,20 @@ def test_keeps_the_small_files_and_nothing_else(tmp_path):
     assert not (tmp_path / "out").exists()
     a_table(run.config).write(run.workdir)
     (run.workdir / "checkpoints").mkdir()
-    write_sessions(run.workdir, [{"seconds": 2.0}, {"seconds": 0.5}])
+    write_sessions(run.workdir, [A_SESSION | {"seconds": 2.0}, A_SESSION | {"seconds": 0.5}])
     grid.keep_small_files(run, tmp_path / "out")
     kept = sorted(path.name for path in (tmp_path / "out" / run.name).iterdir())
     assert kept == ["lookup_table.csv", "lookup_table.json", "sessions.json"]
     assert seconds_spent(run.workdir) == 2.5
+
+
+@pytest.mark.parametrize(
+    "sessions", ["x", [1], [{}], [{"seconds": "1"}], [A_SESSION | {"started": "then"}]]
+)
+def test_a_damaged_record_of_time_is_named(tmp_path, sessions):
+    path = tmp_path / "sessions.json"
+    path.write_text(json.dumps({"sessions": sessions}))
+    with pytest.raises(ValueError, match=f"^{path} is damaged: .* mend it, or move it away$"):
+        seconds_spent(tmp_path)
+    path.rename(tmp_path / "away")  # as it says
+    assert seconds_spent(tmp_path) == 0

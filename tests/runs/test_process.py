@@ -102,8 +102,8 @@ def work_on(run, command, budget=None, show=print, follow=print):
 
 def test_runs_to_the_end_and_accounts_for_it(run, command):
     followed = []
-    outcome = work_on(run, command, follow=followed.append)
-    assert outcome == job.Outcome("done", 6, 6)
+    verdict = work_on(run, command, follow=followed.append)
+    assert verdict == job.Verdict("done", 6, 6)
     assert (followed[-1].step, followed[-1].total_steps, followed[-1].loss) == (6, 6, 1.0)
     (session,) = read_sessions(run.workdir)
     assert (session["first_step"], session["last_step"]) == (0, 6)
@@ -114,8 +114,8 @@ def test_runs_to_the_end_and_accounts_for_it(run, command):
 
 def test_stops_in_time_and_goes_on_later(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "waits")
-    outcome = work_on(run, command, AtStep(run, 2))
-    assert outcome == job.Outcome("partly", 2, 6, "the time budget is used up")
+    verdict = work_on(run, command, AtStep(run, 2))
+    assert verdict == job.Verdict("partly", 2, 6, "the time budget is used up")
     monkeypatch.setenv("STAND_IN", "")
     assert work_on(run, command).state == "done"
     first, second = read_sessions(run.workdir)
@@ -125,9 +125,9 @@ def test_stops_in_time_and_goes_on_later(run, command, monkeypatch):
 
 def test_kills_a_run_that_does_not_save_in_time(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "deaf")
-    outcome = work_on(run, command, AtStep(run, 2, grace_s=0.2))
-    assert (outcome.state, outcome.step) == ("partly", 2)
-    assert "killed, since it had not saved within 0.2 s" in outcome.reason
+    verdict = work_on(run, command, AtStep(run, 2, grace_s=0.2))
+    assert (verdict.state, verdict.step) == ("partly", 2)
+    assert "killed, since it had not saved within 0.2 s" in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_says_why_a_run_failed(run, command, monkeypatch, behaviour, reason):
     # What an earlier process has left does not count.
     write_json(run.workdir / "end.json", {"state": "failed", "error": "of old"})
     monkeypatch.setenv("STAND_IN", behaviour)
-    outcome = work_on(run, command)
-    assert outcome.state == "failed"
-    assert re.search(reason, outcome.reason), outcome.reason
+    verdict = work_on(run, command)
+    assert verdict.state == "failed"
+    assert re.search(reason, verdict.reason), verdict.reason
 
 
 def test_a_run_that_somebody_else_stops_is_not_a_failure(run, command, monkeypatch):
@@ -155,8 +155,8 @@ def test_a_run_that_somebody_else_stops_is_not_a_failure(run, command, monkeypat
         if report.step == 2:
             os.kill(folder.holder(run.workdir).pid, signal.SIGTERM)
 
-    outcome = work_on(run, command, follow=follow)
-    assert outcome == job.Outcome("partly", 2, 6, "it was told to stop, and has saved")
+    verdict = work_on(run, command, follow=follow)
+    assert verdict == job.Verdict("partly", 2, 6, "it was told to stop, and has saved")
 
 
 def test_a_signal_stops_the_run(run, command, monkeypatch):
@@ -168,16 +168,16 @@ def test_a_signal_stops_the_run(run, command, monkeypatch):
 
     before = signal.getsignal(signal.SIGTERM)
     with job.Budget() as budget:
-        outcome = work_on(run, command, budget, follow=follow)
-    assert outcome == job.Outcome("partly", 2, 6, "SIGTERM came")
+        verdict = work_on(run, command, budget, follow=follow)
+    assert verdict == job.Verdict("partly", 2, 6, "SIGTERM came")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_leaves_a_run_alone_that_another_grid_works_on(run, command):
     with locked(run.workdir.parent / ".grid" / f"{run.name}.lock") as mine:
         assert mine
-        outcome = work_on(run, command)
-    assert (outcome.state, outcome.reason) == ("busy", "another grid works on it")
+        verdict = work_on(run, command)
+    assert (verdict.state, verdict.reason) == ("busy", "another grid works on it")
     assert not run.workdir.exists()
 
 
@@ -199,8 +199,8 @@ def test_takes_over_what_a_killed_grid_left_at_work(run, command):
     assert session["open"]
 
     shown = []
-    outcome = work_on(run, command, show=shown.append)
-    assert outcome.state == "done"
+    verdict = work_on(run, command, show=shown.append)
+    assert verdict.state == "done"
     assert shown == [
         f"takes over from process {session['pid']}, which an ended grid has left at work"
     ]
@@ -223,17 +223,17 @@ def at_step_2(run, command, behaviour):
 
 def test_ends_a_left_process_that_does_not_listen(run, command):
     with at_step_2(run, command, "deaf") as left:
-        Session(run.workdir, left.pid)  # as the grid had written it before it was killed
-        outcome = work_on(run, command, job.Budget(grace_s=0.2))
-        assert outcome.state == "done"
+        Session(run.workdir).open(left.pid)  # as the grid had written it before it was killed
+        verdict = work_on(run, command, job.Budget(grace_s=0.2))
+        assert verdict.state == "done"
         assert left.wait() == -signal.SIGKILL
 
 
 def test_does_not_end_a_process_that_no_grid_has_started(run, command):
     with at_step_2(run, command, "waits") as by_hand:
-        outcome = work_on(run, command)
-        assert (outcome.state, outcome.step) == ("busy", 2)
-        assert outcome.reason == f"process {by_hand.pid} on {platform.node()} works on it"
+        verdict = work_on(run, command)
+        assert (verdict.state, verdict.step) == ("busy", 2)
+        assert verdict.reason == f"process {by_hand.pid} on {platform.node()} works on it"
         assert by_hand.poll() is None
 
 
@@ -241,11 +241,11 @@ def test_does_not_end_a_process_of_another_host(run, command):
     with folder.held([run.workdir]):
         elsewhere = {"pid": 1, "host": "elsewhere"}
         write_json(run.workdir / "holder.json", elsewhere)
-        session = elsewhere | {"seconds": 1.0, "open": True}
+        session = elsewhere | {"seconds": 1.0, "open": True, "started": "2025-01-31T12:00:00+00:00"}
         write_json(run.workdir / "sessions.json", {"sessions": [session]})
-        outcome = work_on(run, command)
-    assert outcome.state == "busy"
-    assert "process 1 on elsewhere, which an ended grid has left at work" in outcome.reason
+        verdict = work_on(run, command)
+    assert verdict.state == "busy"
+    assert "process 1 on elsewhere, which an ended grid has left at work" in verdict.reason
 
 
 def test_a_process_that_comes_too_late_is_not_a_failure(run, command):
@@ -255,9 +255,9 @@ def test_a_process_that_comes_too_late_is_not_a_failure(run, command):
             stack.enter_context(folder.held([run.workdir]))
             return command(run)
 
-        outcome = work_on(run, late)
-    assert outcome.state == "busy"
-    assert outcome.reason == f"process {os.getpid()} on {platform.node()} works on it"
+        verdict = work_on(run, late)
+    assert verdict.state == "busy"
+    assert verdict.reason == f"process {os.getpid()} on {platform.node()} works on it"
 
 
 def test_seeds_of_a_grid_keep_their_programs_together(tmp_path):

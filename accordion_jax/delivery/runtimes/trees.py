@@ -46,6 +46,8 @@ _NO_FEATURE = -1
 _MAX_DEPTH = 1000
 # Rows at a time: what they need then stays in a processor's cache.
 _BLOCK_ROWS = 256
+# Levels between two looks at who has reached a leaf: a look costs about half a level.
+_LEVELS = 4
 # Scores of two classes are compared with this: a score of 0 is the second class's, as in
 # scikit-learn. The smallest normal number, since processors may be told to take smaller ones for 0.
 _BELOW_ZERO = -np.finfo(np.float64).tiny
@@ -139,18 +141,20 @@ class Trees:
 
     def _outputs(self, groups: Sequence[Group], features: np.ndarray) -> np.ndarray:
         """[rows, columns] float64; added up tree by tree, so that groups do not matter."""
-        outputs = np.zeros((len(features), self._columns))
+        outputs = np.zeros((self._columns, len(features)))
         if groups[0].initial is not None:
-            outputs += groups[0].initial[None]
-        done = 0
+            outputs += groups[0].initial[:, None]
         for group in groups:
-            for rows in group.row.take(_leaves(group, features)):
-                if self._family == "forest":
-                    outputs += group.values.take(rows, axis=0)
-                else:
-                    outputs[:, done % self._columns] += group.values[:, 0].take(rows)
-                done += 1
-        return outputs / done if self._family == "forest" else outputs
+            rows = group.row.take(_leaves(group, features))
+            if self._family == "forest":
+                for rows_of_tree in rows:
+                    outputs += group.values.take(rows_of_tree, axis=0).T
+            else:
+                for rows_of_round in rows.reshape(-1, *outputs.shape):
+                    outputs += group.values[:, 0].take(rows_of_round)
+        if self._family == "forest":
+            outputs /= sum(len(group.roots) for group in groups)
+        return outputs.T
 
     def _group(self, name: str, content: bytes) -> Group:
         arrays = _arrays(content)
@@ -257,8 +261,8 @@ def _depth(roots: np.ndarray, left: np.ndarray, is_leaf: np.ndarray) -> int:
 def _leaves(group: Group, features: np.ndarray) -> np.ndarray:
     """[trees, rows] intp: the leaf that each row reaches in each tree.
 
-    All pairs of tree and row go down a level together. Once many have reached a leaf, those are set
-    aside.
+    All pairs of tree and row go down a level together. Now and then, those that have reached a leaf
+    are set aside, if they are many.
     """
     rows, width = features.shape
     flat = np.ascontiguousarray(features).ravel()
@@ -266,12 +270,14 @@ def _leaves(group: Group, features: np.ndarray) -> np.ndarray:
     offset = np.tile(np.arange(rows) * width, len(group.roots))
     found = np.empty(len(node), np.intp)
     pair = np.arange(len(node))
-    for _ in range(group.depth):
+    for level in range(1, group.depth + 1):
         where = group.feature.take(node)
         where += offset
         goes_right = flat.take(where) > group.threshold.take(node)
         node = group.left.take(node)
         node += goes_right
+        if level % _LEVELS:
+            continue
         going = np.flatnonzero(~group.is_leaf.take(node))
         if len(going) < 0.75 * len(node):
             found[pair] = node

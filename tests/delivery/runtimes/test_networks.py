@@ -5,15 +5,17 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import linen as nn
 
 from accordion_jax import tasks
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from accordion_jax.delivery.bundle.variables import load_segment, load_variables, quantise_int8
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import BundleError, ModelError
-from accordion_jax.delivery.runtimes import make
+from accordion_jax.delivery.runtimes import make, networks
 from accordion_jax.delivery.runtimes.networks import error_rate
 from accordion_jax.delivery.runtimes.runtime import Runtime
+from tests.delivery.forests import write_forest
 from tests.delivery.resnets import INPUT, make_images, write_resnet
 from tests.delivery.toys import make_parts
 
@@ -139,6 +141,61 @@ def test_the_error_rate_counts_what_the_model_gets_wrong(resnet):
         error_rate(*full_of(bundle), images, labels[:, None])
     with pytest.raises(ValueError, match="no images are given"):
         error_rate(*full_of(bundle), images[:0], labels[:0])
+
+
+class Text(tasks.Features):
+    """A task whose examples are two arrays of integers, with an answer a token."""
+
+    kind = "text"
+
+    @property
+    def inputs(self):
+        return {"tokens": tasks.Spec(self.shape, "int32"), "shift": tasks.Spec((), "int32")}
+
+    def check(self, inputs):
+        assert inputs["tokens"].dtype == np.int32
+
+    def prepare(self, inputs):
+        return inputs["tokens"] + inputs["shift"][:, None]
+
+
+class Embedding(nn.Module):
+    """Scores of five classes a token, read off a table."""
+
+    @nn.compact
+    def __call__(self, tokens, *, skip_mask):
+        assert tokens.dtype == np.int32
+        return nn.Embed(9, 5, name="stem")(tokens)
+
+
+def test_a_network_of_another_family_takes_a_task_of_another_kind(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.KINDS, "text", Text)
+    monkeypatch.setattr(networks.models, "build", lambda description: Embedding())
+    table = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    parts = make_parts(blocks=1)
+    parts["segments"]["base"] = {"stem/embedding": table}
+    parts["model"] = parts["model"] | {"input": {"kind": "text", "shape": [4]}}
+    manifest = read_manifest(write_bundle(tmp_path, **parts))
+    tokens = np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.int32)
+    inputs = {"tokens": tokens, "shift": np.array([1, 0], np.int32)}
+    expected = table[[[1, 2, 3, 4], [4, 5, 6, 7]]]
+    variables = {"params": {"stem": {"embedding": table}}}
+    network = make(manifest)
+    outputs = network.compile(manifest.ladder[0], [variables], 2)(network.task.prepare(inputs))
+    np.testing.assert_array_equal(outputs, expected)
+    # Two of eight answers are wrong, both of the second example.
+    answers = expected.argmax(-1)
+    answers[1, :2] = (answers[1, :2] + 1) % 5
+    for batch_size in (1, 2, 9):
+        assert error_rate(manifest, variables, inputs, answers, batch_size=batch_size) == 2 / 8
+    with pytest.raises(ValueError, match=r"labels have the shape \(2,\); wanted \(2, 4\)"):
+        error_rate(manifest, variables, inputs, answers[:, 0])
+
+
+def test_the_error_rate_of_what_is_no_network_is_refused(tmp_path):
+    manifest = read_manifest(write_forest(tmp_path)[0])
+    with pytest.raises(ModelError, match="describes no network, but 'forest'"):
+        error_rate(manifest, {}, np.zeros((1, 64), np.float32), np.zeros(1, int))
 
 
 def described(bundle, **changes):
