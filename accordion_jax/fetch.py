@@ -14,16 +14,15 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 import numpy as np
 from absl import app, flags
 
 from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import Progress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links.link import slowed
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number, WholeNumber
 
@@ -106,16 +105,13 @@ def main(argv: Sequence[str]) -> None:
         importlib.import_module("accordion_jax.delivery.runtimes.networks")
     if _LINK_BPS.value is not None and _TRACE.value is not None:
         raise app.UsageError("give --link_bps or --trace, not both")
-    connection = slowed(
-        httpx.HTTPTransport(),
-        rate_bps=_LINK_BPS.value,
-        trace=_TRACE.value,
-        latency_s=_LATENCY_S.value,
+    client = environment_client(
+        rate_bps=_LINK_BPS.value, trace=_TRACE.value, latency_s=_LATENCY_S.value
     )
     cache = SegmentCache(
         pathlib.Path(_CACHE.value).expanduser(), limit_bytes=_CACHE_LIMIT_BYTES.value
     )
-    with httpx.Client(transport=connection) as client:
+    with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
         device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
         progress = Progress(device)

@@ -125,7 +125,8 @@ class Download:
 
     def discard(self) -> None:
         """Throws away what was received."""
-        self._file.truncate(0)
+        if not self._file.closed:
+            self._file.truncate(0)
         self._digest = hashlib.sha256()
         self.received_bytes = 0
 
