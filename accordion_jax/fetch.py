@@ -10,7 +10,6 @@ was fetched stays in --cache. With --predict the model runs from the moment its 
 
 import importlib
 import logging
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,9 +107,7 @@ def main(argv: Sequence[str]) -> None:
     client = environment_client(
         rate_bps=_LINK_BPS.value, trace=_TRACE.value, latency_s=_LATENCY_S.value
     )
-    cache = SegmentCache(
-        pathlib.Path(_CACHE.value).expanduser(), limit_bytes=_CACHE_LIMIT_BYTES.value
-    )
+    cache = SegmentCache(_CACHE.value, limit_bytes=_CACHE_LIMIT_BYTES.value)
     with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
         device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
@@ -134,6 +131,13 @@ def main(argv: Sequence[str]) -> None:
         raise command.CommandError(
             "not even the base of the model is here, so there is nothing to run yet; what has "
             "arrived is kept: give the same command again, with more time or bytes"
+        )
+
+    missing_bytes = device.manifest.size_bytes - device.holding.size_bytes
+    if _UPGRADE.value and missing_bytes:
+        raise command.CommandError(
+            f"the full model is not complete: {missing_bytes} bytes are missing, for the problems "
+            "above. What has arrived is kept and in use; the same command goes on from there"
         )
 
 
