@@ -116,7 +116,7 @@ def _together(
 
 
 def _data(together: training.Together) -> tuple:
-    """What a step is given beside its state, on a device: order, images, labels, key."""
+    """What a step is given beside its state: order (as they lie), images, labels, key."""
     dataset, several = together.experiment.train, len(together.seeds) > 1
     order = np.arange(len(dataset), dtype=np.int32)
     orders = np.stack([order] * len(together.seeds)) if several else order
