@@ -6,16 +6,16 @@ writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and si
 """
 
 import contextlib
-import pathlib
-import sys
+from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from accordion_jax.delivery.bundle.cutting import bundle_parts
-from accordion_jax.delivery.bundle.reading import verify_bundle
+from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import LookupTable
+from accordion_jax.system import command
 from accordion_jax.training import CheckpointError, Run, load_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
@@ -23,25 +23,21 @@ _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", requ
 _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that this replaces.")
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
-    try:
-        table = LookupTable.read(_WORKDIR.value)
-        run = _measured_run(_WORKDIR.value, table)
-        parts = bundle_parts(
-            run.variables,
-            base_names=tuple(run.model.base_names),
-            block_names=tuple(run.model.block_names),
-            description=run.description,
-            ladder=run.ladder,
-            table=table,
-        )
-        print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
-    except (DeliveryError, CheckpointError, ValueError, OSError) as error:
-        sys.exit(f"bundle: {error}")
+    table = LookupTable.read(_WORKDIR.value)
+    run = _measured_run(_WORKDIR.value, table)
+    parts = bundle_parts(
+        run.variables,
+        base_names=tuple(run.model.base_names),
+        block_names=tuple(run.model.block_names),
+        description=run.description,
+        ladder=run.ladder,
+        table=table,
+    )
+    print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
 
 
 def _measured_run(workdir: str, table: LookupTable) -> Run:
@@ -60,24 +56,10 @@ def _measured_run(workdir: str, table: LookupTable) -> Run:
     )
 
 
-def summary(bundle: pathlib.Path) -> str:
-    """Verifies a bundle on disk and returns what a person wants to know of it, in five lines."""
-    manifest = verify_bundle(bundle)
-    wire = sum(segment.size_bytes for segment in manifest.segments)
-    raw = sum(segment.tensor_bytes for segment in manifest.segments)
-    smallest, full = manifest.table.rows[0], manifest.table.full
-    return "\n".join(
-        [
-            f"bundle    {bundle}",
-            f"model_id  {manifest.model_id}",
-            f"segments  {len(manifest.segments)}, {wire} bytes "
-            f"({100 * (wire / raw - 1):.2f} % more than the arrays); every digest checked",
-            f"ladder    {len(manifest.ladder)} configurations, from {smallest.configuration} "
-            f"(error {smallest.top1_error:.4f}, first {manifest.segments[0].size_bytes} bytes)",
-            f"          to {full.configuration} (error {full.top1_error:.4f})",
-        ]
-    )
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what goes wrong becomes one line."""
+    command.run(main, errors=(DeliveryError, CheckpointError), argv=argv)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run()

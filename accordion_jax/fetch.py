@@ -1,64 +1,76 @@
 """Fetches a model from an endpoint or a web server, as far as the link lets it, and runs it.
 
-  python -m accordion_jax.fetch URL --mbps=1 --deadline_ms=300   what arrives in time
-  python -m accordion_jax.fetch URL --upgrade                    the rest, and nothing twice
-  python -m accordion_jax.fetch URL --step_down=3                at most 3 blocks; no network
+  python -m accordion_jax.fetch URL --link_bps=1e6 --deadline_s=0.3   what arrives in time
+  python -m accordion_jax.fetch URL --upgrade                         the rest, and nothing twice
+  python -m accordion_jax.fetch URL --step_down=3                     at most 3 blocks; no network
 
 URL is that of an endpoint (http://127.0.0.1:8000), or of a bundle's folder on any web server. What
 was fetched stays in --cache. With --predict the model runs from the moment its base is in.
 """
 
-import importlib
 import logging
 import pathlib
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
 from absl import app, flags
 
+from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import Progress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links.link import Link, ThrottledTransport
-from accordion_jax.delivery.links.traces import constant, read_trace
+from accordion_jax.delivery.links.link import slowed
+from accordion_jax.delivery.runtimes.predicting import Predictor
+from accordion_jax.system import command
+from accordion_jax.system.numbers import Number, WholeNumber
 
 _CACHE = flags.DEFINE_string(
     "cache", "~/.cache/accordion_jax", "Folder that keeps what was fetched."
 )
-_CACHE_LIMIT_MB = flags.DEFINE_float(
-    "cache_limit_mb", None, "Delete models used least recently to stay under it.", 0.001
+_CACHE_LIMIT_BYTES = flags.DEFINE(
+    WholeNumber(1), "cache_limit_bytes", None, "Delete models used least recently to stay under it."
 )
 _MODEL = flags.DEFINE_string("model", "latest", "model_id; an endpoint also knows 'latest'.")
-_DEADLINE_MS = flags.DEFINE_float(
-    "deadline_ms", None, "Run what has arrived this long after the request.", 0
+_DEADLINE_S = flags.DEFINE(
+    Number(0), "deadline_s", None, "Run what has arrived so many seconds after the request."
 )
-_MAX_ERROR = flags.DEFINE_float(
-    "max_error", None, "Stop at the smallest configuration with this top-1 error, 0 to 1.", 0, 1
+_MAX_ERROR = flags.DEFINE(
+    Number(0, 1),
+    "max_error",
+    None,
+    "Stop at the smallest configuration with this top-1 error, 0 to 1.",
 )
-_MAX_BYTES = flags.DEFINE_integer("max_bytes", None, "Bytes of segments to receive now.", 0)
-_MAX_MACS = flags.DEFINE_integer(
-    "max_macs", None, "Multiply-accumulates for one image that the device can run.", 0
+_MAX_BYTES = flags.DEFINE(WholeNumber(0), "max_bytes", None, "Bytes of segments to receive now.")
+_MAX_MACS = flags.DEFINE(
+    WholeNumber(0),
+    "max_macs",
+    None,
+    "Multiply-accumulates for one image that the device can run.",
 )
 _UPGRADE = flags.DEFINE_bool("upgrade", False, "Fetch all that is missing of the full model.")
 _STEP_DOWN = flags.DEFINE_integer(
     "step_down", None, "Use at most this many blocks from what is held; no network.", 0
 )
-_MBPS = flags.DEFINE_float("mbps", None, "Receive no faster than this, in 10^6 bit/s.", 1e-6)
+_LINK_BPS = flags.DEFINE(
+    Number(1), "link_bps", None, "Receive no faster than this, in bits a second: 1e6, say."
+)
 _TRACE = flags.DEFINE_string(
     "trace", None, "Receive at the pace of this CSV (time_s,downlink_mbps)."
 )
-_LATENCY_MS = flags.DEFINE_float(
-    "latency_ms", 0, "Added to each request, with --mbps or --trace.", 0
+_LATENCY_S = flags.DEFINE(
+    Number(0), "latency_s", 0.0, "Seconds added to each request, with --link_bps or --trace."
 )
-_EXPECT_MBPS = flags.DEFINE_float(
-    "expect_mbps", None, "Throughput for the first plan, until one is measured; or --mbps.", 0
+_EXPECT_BPS = flags.DEFINE(
+    Number(0),
+    "expect_bps",
+    None,
+    "Bits a second for the first plan, until some are measured; or --link_bps.",
 )
-_TIMEOUT_S = flags.DEFINE_float(
-    "timeout_s", 10, "Without a byte, until a connection is lost.", 0.01
+_TIMEOUT_S = flags.DEFINE(
+    Number(0.01), "timeout_s", 10.0, "Seconds without a byte, until a connection is lost."
 )
 _PLAN_AT_ENDPOINT = flags.DEFINE_bool(
     "plan_at_endpoint", False, "Let the endpoint make the first plan; else all are made here."
@@ -66,12 +78,22 @@ _PLAN_AT_ENDPOINT = flags.DEFINE_bool(
 _PREDICT = flags.DEFINE_string(
     "predict",
     None,
-    "Images to classify: FILE.npy (uint8, [n, height, width, colours]), FILE.npz with 'images' and "
-    "maybe 'labels', or 'random'.",
+    "Examples to run it on: FILE.npy with the inputs (images: uint8, [n, height, width, colours]), "
+    "FILE.npz with arrays of the task's names ('images', or 'features', and maybe 'labels'), or "
+    "'random'.",
+)
+command.renamed(
+    {
+        "mbps": "--link_bps (in bits a second)",
+        "expect_mbps": "--expect_bps (in bits a second)",
+        "deadline_ms": "--deadline_s (in seconds)",
+        "latency_ms": "--latency_s (in seconds)",
+        "cache_limit_mb": "--cache_limit_bytes (in bytes)",
+    }
 )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Connects, fetches or steps down, predicts, and prints a summary."""
     if len(argv) != 2:
         raise app.UsageError(f"give one URL; got {argv[1:]}")
@@ -79,32 +101,31 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("give --upgrade or --step_down, not both")
     for chatty in ("httpx", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        in_use = _run(argv[1])
-    except (DeliveryError, ValueError, FileNotFoundError) as error:
-        sys.exit(f"fetch: {error}")
-    if not in_use:
-        sys.exit(1)
-
-
-def _run(url: str) -> bool:
-    if _PREDICT.value:
-        # Only then, for JAX takes a second to load; and before the request, so that its deadline
-        # is the link's alone.
-        importlib.import_module("accordion_jax.delivery.runtimes.networks")
-    limit_mb = _CACHE_LIMIT_MB.value
-    cache = SegmentCache(
-        pathlib.Path(_CACHE.value).expanduser(),
-        limit_bytes=None if limit_mb is None else int(limit_mb * 1e6),
+    if _LINK_BPS.value is not None and _TRACE.value is not None:
+        raise app.UsageError("give --link_bps or --trace, not both")
+    connection = slowed(
+        httpx.HTTPTransport(),
+        rate_bps=_LINK_BPS.value,
+        trace=_TRACE.value,
+        latency_s=_LATENCY_S.value,
     )
-    with httpx.Client(transport=_link()) as client:
-        transport = HttpTransport(url, client=client, timeout_s=_TIMEOUT_S.value)
+    cache = SegmentCache(
+        pathlib.Path(_CACHE.value).expanduser(), limit_bytes=_CACHE_LIMIT_BYTES.value
+    )
+    with httpx.Client(transport=connection) as client:
+        transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
         device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
         progress = Progress(device)
         device.add_listener(progress)
         start_s = device.clock.now()
         device.connect(_MODEL.value, offline=_STEP_DOWN.value is not None)
-        predictor = _Predictor(device, start_s) if _PREDICT.value else None
+        predictor = None
+        if _PREDICT.value:
+            loading_s = device.clock.now()
+            runtimes.find(device.manifest)
+            # Loading JAX takes a second, which is not the link's: the deadline is.
+            start_s += device.clock.now() - loading_s
+            predictor = Predictor(device, _PREDICT.value, start_s)
         if _STEP_DOWN.value is not None:
             device.step_down(depth=_STEP_DOWN.value, max_macs=_MAX_MACS.value)
         elif _UPGRADE.value:
@@ -116,92 +137,32 @@ def _run(url: str) -> bool:
         if predictor:
             print(predictor.finish())
         device.close()
-        return device.in_use is not None
-
-
-def _link() -> httpx.BaseTransport:
-    """A real connection, slowed as the flags say."""
-    if _MBPS.value is not None and _TRACE.value is not None:
-        raise ValueError("give --mbps or --trace, not both")
-    connection = httpx.HTTPTransport()
-    if _MBPS.value is None and _TRACE.value is None:
-        return connection
-    trace = constant(_MBPS.value) if _MBPS.value is not None else read_trace(_TRACE.value or "")
-    return ThrottledTransport(connection, Link(trace), latency_s=_LATENCY_MS.value / 1e3)
+    if device.in_use is None:
+        raise command.CommandError(
+            "not even the base of the model is here, so there is nothing to run yet; what has "
+            "arrived is kept: give the same command again, with more time or bytes"
+        )
 
 
 def _fetch(device: Device, start_s: float) -> None:
-    expected_mbps = _EXPECT_MBPS.value or _MBPS.value
     requirements: dict[str, Any] = {
         "max_bytes": _MAX_BYTES.value,
-        "throughput_bps": expected_mbps and expected_mbps * 1e6,
+        "throughput_bps": _EXPECT_BPS.value or _LINK_BPS.value,
         "max_error": _MAX_ERROR.value,
         "max_macs": _MAX_MACS.value,
     }
-    if _DEADLINE_MS.value is None:
+    if _DEADLINE_S.value is None:
         device.fetch(**requirements)
     else:
         # The device asked when it asked for the manifest.
         spent_s = device.clock.now() - start_s
-        device.fetch_by(max(0.0, _DEADLINE_MS.value / 1e3 - spent_s), **requirements)
+        device.fetch_by(max(0.0, _DEADLINE_S.value - spent_s), **requirements)
 
 
-class _Predictor:
-    """Runs the model on the images of --predict while it arrives."""
-
-    def __init__(self, device: Device, start_s: float):
-        from accordion_jax.delivery.runtimes.networks import Runtime
-
-        self._images, self._labels = _read_images(_PREDICT.value or "", device)
-        self._batch_size = min(len(self._images), 250)
-        self._clock, self._start_s = device.clock, start_s
-        self._first = ""
-        self._runtime = Runtime(device, batch_sizes=(self._batch_size,), on_swap=self._on_swap)
-
-    def _on_swap(self, runtime, configuration) -> None:
-        if not self._first:
-            runtime.predict(self._images[: self._batch_size])
-            seconds = self._clock.now() - self._start_s
-            self._first = f"{seconds:.2f} s after the request, by {configuration.name}"
-
-    def finish(self) -> str:
-        """Classifies all images at the depth in use, and says how that went."""
-        runtime, in_use = self._runtime, self._runtime.device.in_use
-        if in_use is None:
-            return "predictions  none yet"
-        while not runtime.wait(0.2, configuration=in_use.name):
-            if runtime.problems:
-                break
-        step = self._batch_size
-        batches = [
-            runtime.predict(self._images[i : i + step]) for i in range(0, len(self._images), step)
-        ]
-        runtime.close()
-        classes = np.concatenate([batch.logits for batch in batches]).argmax(-1)
-        lines = [
-            f"first        prediction {self._first}",
-            f"predictions  {len(classes)} by {batches[-1].configuration}: "
-            f"{' '.join(map(str, classes[:10]))}{' …' if len(classes) > 10 else ''}",
-        ]
-        if self._labels is not None:
-            wrong = float(np.mean(classes != self._labels))
-            lines.append(f"measured     error {wrong:.4f} on these {len(classes)} images")
-        lines += [f"problem      {problem}" for problem in runtime.problems]
-        return "\n".join(lines)
-
-
-def _read_images(source: str, device: Device) -> tuple[np.ndarray, np.ndarray | None]:
-    if source == "random":
-        shape = device.manifest.model["input"]["shape"]
-        rng = np.random.default_rng(0)
-        return rng.integers(0, 256, (16, *shape), dtype=np.uint8), None
-    loaded = np.load(source, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded, None
-    if "images" not in loaded:
-        raise ValueError(f"{source} has the arrays {sorted(loaded)}; wanted 'images'")
-    return loaded["images"], loaded.get("labels")
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what goes wrong becomes one line."""
+    command.run(main, errors=(DeliveryError,), argv=argv)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run()

@@ -22,6 +22,20 @@ ARROWS = {
     "evaluation": {"depth", "tasks", "models", "data", "system"},
     "delivery": {"depth", "tasks", "system"},
 }
+# Inside delivery likewise; all of its sub-rooms may import delivery/errors.py.
+INNER_ARROWS = {
+    "bundle": set(),
+    "planner": {"bundle"},
+    "links": {"bundle"},
+    "endpoint": {"bundle", "planner"},
+    "device": {"bundle", "planner", "links"},
+    "runtimes": {"bundle", "planner", "links", "device"},
+}
+# All that a device needs which fetches, keeps and replays models and has no JAX: the packages of
+# the extra `device`, and one that pictures alone need.
+ON_A_DEVICE = {"absl", "filelock", "httpx", "jsonschema", "numpy", "safetensors", "tqdm"}
+DEVICE_ALONE = {"delivery/links/picture.py": {"matplotlib"}}
+
 # A device that runs a network needs it; one that only fetches does not.
 EXCEPTIONS = {"delivery/runtimes/networks.py": {"models"}}
 NEED_JAX = {"delivery/runtimes/networks.py", "tasks/augmentation.py"}
@@ -112,6 +126,39 @@ def test_the_package_itself_imports_nothing():
     assert not imports_of("__init__.py")
 
 
+def inner_room(name):
+    """The sub-room of delivery that a file or module is of; None for errors and the package."""
+    room = name.removeprefix("accordion_jax.delivery.").split(".")[0]
+    return room if room in INNER_ARROWS else None
+
+
+@pytest.mark.parametrize("file", [file for file in IN_ROOMS if room_of(file) == "delivery"])
+def test_a_sub_room_of_delivery_imports_only_those_below_it(file):
+    inside = file.removeprefix("delivery/").removesuffix(".py").replace("/", ".")
+    room = inner_room(f"accordion_jax.delivery.{inside}")
+    assert room or inside in ("__init__", "errors"), f"{file} is in no sub-room; INNER_ARROWS"
+    found = {
+        inner_room(name) for name in imports_of(file) if name.startswith("accordion_jax.delivery.")
+    } - {None, room}
+    allowed = INNER_ARROWS[room] if room else set()
+    assert found <= allowed, f"{file} imports {sorted(found)}; allowed: {sorted(allowed)}"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        file
+        for file in FILES
+        if file.startswith(tuple(f"delivery/{room}" for room in ("bundle", "device", "links")))
+        or file in ("delivery/planner.py", "delivery/errors.py", "fetch.py", "replay.py")
+        or room_of(file) in ("depth", "system")
+    ],
+)
+def test_a_device_needs_only_the_packages_of_its_extra(file):
+    allowed = ON_A_DEVICE | DEVICE_ALONE.get(file, set()) | set(sys.stdlib_module_names)
+    assert outside(file) <= allowed
+
+
 WITHOUT_JAX = ("system", "depth", "tasks", "runs", "delivery")
 
 
@@ -140,7 +187,7 @@ def test_loading_what_a_device_without_jax_needs_loads_none(room):
     )
     loaded = set(finished.stdout.split())
     assert "accordion_jax" in loaded
-    assert not loaded & JAX
+    assert not loaded & (JAX | {"matplotlib", "sklearn"})
 
 
 @pytest.mark.parametrize("file", FILES)

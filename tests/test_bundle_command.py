@@ -5,9 +5,8 @@ import safetensors
 import safetensors.numpy
 from jax import numpy as jnp
 
-from accordion_jax.bundle import summary
 from accordion_jax.delivery.bundle.cutting import bundle_parts
-from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
+from accordion_jax.delivery.bundle.reading import segment_path, summary, verify_bundle
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.models import ResNet, build, describe
@@ -129,7 +128,7 @@ def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
     trained = run_command(
         "accordion_jax.main",
         "--config=configs/quickstart.py",
-        "--config.model.stage_sizes=(1,1,1)",
+        "--config.model.arguments.stage_sizes=(1,1,1)",
         "--config.train.epochs=0.1",
         "--config.sweep.examples=64",
         f"--workdir={run}",

@@ -6,7 +6,7 @@ error, and ends with exit code 1. What it prints is what was asked for; the rest
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import tqdm
@@ -74,6 +74,18 @@ def _answer_help(argv: Sequence[str], main: Callable) -> None:
         print("\nflags:\n")
         print(flags.FLAGS.module_help(module))
         sys.exit(0)
+
+
+def renamed(names: Mapping[str, str]) -> None:
+    """Refuses flags of old names, and says the new ones.
+
+    Args:
+      names: old name -> new flag, with its unit where that is another.
+    """
+    for name, now in names.items():
+        flags.DEFINE_string(name, None, f"Is now {now}.")
+        message = f"--{name} is now {now}"
+        flags.register_validator(name, lambda value: value is None, message)
 
 
 class _BesideTheBar(logging.Handler):

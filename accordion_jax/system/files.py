@@ -1,9 +1,11 @@
 """Files that are there whole or not at all: the one way in which this package writes them."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,6 +30,56 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields an empty temporary folder beside `path`, which becomes `path` if all goes well.
+
+    All of it is flushed to the disk first, so that not even a power cut leaves half a folder of
+    this name; it leaves at most a hidden one that ends in ``.tmp``. A folder that another process
+    puts there meanwhile stays, for callers whose folders are named for their content.
+
+    Args:
+      path: of the folder. The one around it is made where it does not exist.
+    """
+    path = pathlib.Path(path)
+    # Plain mkdir, not mkdtemp: a web server with another user must be able to read the result.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                _flush(pathlib.Path(folder, name))
+            _flush(pathlib.Path(folder))
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Makes a file, or the names in a folder, survive a crash, where the file system can do that.
+
+    Raises:
+      OSError: the disk could not take it, or failed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:  # a folder, on Windows
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
@@ -58,7 +110,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"{path} is damaged ({error}); delete or mend it") from error
+        raise ValueError(f"{path} is damaged ({error}); mend it, or move it away") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object; delete or mend it")
+        raise ValueError(f"{path} is damaged: it holds no JSON object; mend it, or move it away")
     return document

@@ -56,12 +56,12 @@ def make_device(tmp_path):
 
 @pytest.fixture
 def make_virtual(tmp_path):
-    """Makes (device, its throttled transport) in virtual time on a link."""
+    """Makes (device, its throttled transport) in virtual time on a link, or on so many Mbit/s."""
     made = []
 
     def make(bundle, link, folder="virtual", latency_s=0.0, timeout_s=10.0, attempts=5, **kwargs):
         clock = VirtualClock()
-        link = link if isinstance(link, Link) else Link(constant(link))
+        link = link if isinstance(link, Link) else Link(constant(rate_bps=1e6 * link))
         served = bundle if isinstance(bundle, Served) else Served(bundle)
         throttled = ThrottledTransport(InProcess(served), link, clock=clock, latency_s=latency_s)
         client = httpx.Client(transport=throttled)

@@ -24,14 +24,14 @@ def serving(app):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(timeout=10)
+            thread.join(timeout=60)
     assert not thread.is_alive()
 
 
 def request(url, path, *, method="GET", headers=None, body=None):
     """Sends one request whose path goes out as it is, dots and all; gives (response, body)."""
     address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
     try:
         connection.request(method, path, body=body, headers=headers or {})
         response = connection.getresponse()

@@ -25,7 +25,7 @@ class Fault:
 
     Attributes:
       cut_at: bytes of the body after which the connection is reset.
-      stall_at: bytes after which nothing comes for `stall_s`.
+      stall_at: bytes after which nothing comes for `stall_s`, or until `go_on` is set.
       end_at: bytes after which the body ends in order, with no Content-Length to tell.
       replace: bytes of the content -> bytes that are sent instead.
       status: answer with this instead.
@@ -34,6 +34,7 @@ class Fault:
     cut_at: int | None = None
     stall_at: int | None = None
     stall_s: float = 0.0
+    go_on: threading.Event = dataclasses.field(default_factory=threading.Event)
     end_at: int | None = None
     replace: object = None
     status: int | None = None
@@ -128,7 +129,7 @@ def serving(bundle, **kwargs):
                 if fault.stall_at is not None:
                     self.wfile.write(body[: fault.stall_at])
                     self.wfile.flush()
-                    time.sleep(fault.stall_s)
+                    fault.go_on.wait(fault.stall_s)
                     body = body[fault.stall_at :]
                 self.wfile.write(body)
             except (OSError, ValueError):

@@ -40,7 +40,7 @@ def nginx(bundles, endpoint, folder):
     command = [NGINX, "-p", str(folder), "-e", f"{folder}/log", "-c", f"{folder}/nginx.conf"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(500):
+        for _ in range(6000):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                 break
             assert process.poll() is None, (folder / "log").read_text()
@@ -48,4 +48,4 @@ def nginx(bundles, endpoint, folder):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

@@ -17,8 +17,8 @@ METRICS = 2  # loss and error, a number each
 @functools.cache
 def tiny(cross_replica=False):
     fields = {
-        "model.stage_sizes": (2, 1, 1),
-        "model.channels": (4, 8, 16),
+        "model.arguments.stage_sizes": (2, 1, 1),
+        "model.arguments.channels": (4, 8, 16),
         "model.cross_replica_batch_norm": cross_replica,
     }
     return make_experiment(OPTIONS, fields)

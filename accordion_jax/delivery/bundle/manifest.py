@@ -22,6 +22,9 @@ from accordion_jax.depth import LookupTable, Row, SkipMask
 
 FORMAT = "accordion-bundle"
 FORMAT_VERSION = 1
+# A ladder of 500 configurations takes about 2 MB. Whoever reads a manifest, from a network or a
+# disk, stops here: a hostile or mistaken file must not fill the memory.
+MAX_MANIFEST_BYTES = 16 << 20
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_PATH = pathlib.Path(__file__).with_name("manifest.schema.json")
@@ -131,10 +134,16 @@ class Manifest:
           expected_id: the model_id that was asked for.
 
         Raises:
-          ManifestError: not JSON, another format or version, against the JSON Schema, a model_id
-            that is not the digest of the content or not `expected_id`, or parts that contradict
-            each other; names the source, the value, and what was wanted.
+          ManifestError: larger than MAX_MANIFEST_BYTES, not JSON, another format or version,
+            against the JSON Schema, a model_id that is not the digest of the content or not
+            `expected_id`, or parts that contradict each other; names the source, the value, and
+            what was wanted.
         """
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise ManifestError(
+                f"{source} has {len(data)} bytes; a manifest has at most {MAX_MANIFEST_BYTES}: cut "
+                "the model into fewer segments or configurations"
+            )
         document = _parse(data, source)
         _check_version(document, source)
         _check_schema(document, source)

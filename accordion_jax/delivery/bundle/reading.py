@@ -71,3 +71,26 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
                     "bundle again"
                 )
     return manifest
+
+
+def summary(bundle: str | os.PathLike) -> str:
+    """Verifies a bundle on disk and returns what a person wants to know of it, in five lines.
+
+    Raises:
+      FileNotFoundError, ManifestError, BundleError: as `verify_bundle`.
+    """
+    manifest = verify_bundle(bundle)
+    wire = sum(segment.size_bytes for segment in manifest.segments)
+    raw = sum(segment.tensor_bytes for segment in manifest.segments)
+    smallest, full = manifest.table.rows[0], manifest.table.full
+    return "\n".join(
+        [
+            f"bundle    {bundle}",
+            f"model_id  {manifest.model_id}",
+            f"segments  {len(manifest.segments)}, {wire} bytes "
+            f"({100 * (wire / raw - 1):.2f} % more than the arrays); every digest checked",
+            f"ladder    {len(manifest.ladder)} configurations, from {smallest.configuration} "
+            f"(error {smallest.top1_error:.4f}, first {manifest.segments[0].size_bytes} bytes)",
+            f"          to {full.configuration} (error {full.top1_error:.4f})",
+        ]
+    )

@@ -9,11 +9,8 @@ Knows arrays and look-up tables, not networks. A bundle appears whole or not at 
 changed afterwards: a new version is a new folder, which says what it follows.
 """
 
-import contextlib
 import os
 import pathlib
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +21,7 @@ from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segm
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, SEGMENTS_NAME, segment_path
 from accordion_jax.delivery.errors import BundleError
 from accordion_jax.depth import LookupTable
+from accordion_jax.system.files import new_folder
 
 
 def write_bundle(
@@ -40,7 +38,8 @@ def write_bundle(
     """Writes a bundle and returns its folder, ``out_dir/<model_id>``.
 
     The same input gives the same bytes and the same id; a bundle that is there already is left
-    untouched. A crash leaves at most a folder ``.writing-…``, never half a bundle.
+    untouched. A crash leaves at most a hidden folder that ends in ``.tmp``, never half a
+    bundle.
 
     Args:
       out_dir: folder of bundles; made if it is missing.
@@ -86,7 +85,11 @@ def write_bundle(
     )
     bundle = pathlib.Path(out_dir) / manifest.model_id
     if not bundle.exists():
-        _write_whole(bundle, manifest.to_bytes(), files)
+        with new_folder(bundle) as folder:
+            (folder / SEGMENTS_NAME).mkdir()
+            for sha256, data in files.items():
+                segment_path(folder, sha256).write_bytes(data)
+            (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return bundle
 
 
@@ -107,42 +110,3 @@ def _segment_bytes(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:
         return safetensors.numpy.save(contiguous)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"segment {name!r} cannot be stored as safetensors: {error}") from error
-
-
-def _write_whole(bundle: pathlib.Path, manifest: bytes, files: Mapping[str, bytes]) -> None:
-    """Writes into a temporary folder on the same file system, then renames it."""
-    # Plain mkdir, not mkdtemp: a web server with another user must be able to read the result.
-    temporary = bundle.parent / f".writing-{uuid.uuid4().hex}"
-    try:
-        (temporary / SEGMENTS_NAME).mkdir(parents=True)
-        for sha256, data in files.items():
-            _write_synced(segment_path(temporary, sha256), data)
-        _write_synced(temporary / MANIFEST_NAME, manifest)
-        _sync_folder(temporary / SEGMENTS_NAME)
-        _sync_folder(temporary)
-        try:
-            temporary.rename(bundle)
-        except OSError:
-            # Another process may have written the same bundle meanwhile: it has the same bytes.
-            if not (bundle / MANIFEST_NAME).is_file():
-                raise
-        _sync_folder(bundle.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_synced(path: pathlib.Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder survive a crash, where the file system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

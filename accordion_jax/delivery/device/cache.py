@@ -20,17 +20,16 @@ import json
 import math
 import os
 import pathlib
-import re
 import time
 import uuid
 from collections.abc import Collection, Iterator
 
-import filelock
-
+from accordion_jax.delivery.bundle.manifest import is_digest
 from accordion_jax.delivery.errors import CacheLimitError, DiskFullError, SegmentError
+from accordion_jax.system.files import write_whole
+from accordion_jax.system.locks import Lock, locked
 
 _CHUNK_BYTES = 1 << 16
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -157,9 +156,7 @@ class SegmentCache:
         self._pins_path = self.folder / "locks" / f"{uuid.uuid4().hex}.pins"
         self._pins: frozenset[str] = frozenset()
         # Held as long as this object lives; the system frees it when the process dies.
-        self._pins_lock = filelock.FileLock(
-            self._pins_path.with_suffix(".pinlock"), thread_local=False
-        )
+        self._pins_lock = Lock(self._pins_path.with_suffix(".pinlock"))
 
     def path(self, sha256: str) -> pathlib.Path:
         """Where a whole segment is, or would be."""
@@ -223,12 +220,10 @@ class SegmentCache:
         with contextlib.ExitStack() as stack:
             mine = []
             for sha256 in sha256s:
-                lock = filelock.FileLock(self.folder / "locks" / f"{_checked(sha256)}.lock")
-                try:
-                    with self._full_disk_named():
-                        lock.acquire(blocking=False)
-                except filelock.Timeout:
-                    break
+                lock = Lock(self.folder / "locks" / f"{_checked(sha256)}.lock")
+                with self._full_disk_named():
+                    if not lock.acquire():
+                        break
                 stack.callback(lock.release)
                 mine.append(sha256)
             yield tuple(mine)
@@ -256,15 +251,15 @@ class SegmentCache:
             return
         self._pins = pins
         with contextlib.suppress(OSError):  # A full disk: this process at least keeps them.
-            if not self._pins_lock.is_locked:
+            if not self._pins_lock.is_held:
                 self._pins_lock.acquire()
             with self._evicting():
-                _write_whole(self._pins_path, json.dumps(sorted(pins)))
+                write_whole(self._pins_path, json.dumps(sorted(pins)))
 
     def close(self) -> None:
         """Gives up the pins."""
         self._pins = frozenset()
-        if self._pins_lock.is_locked:
+        if self._pins_lock.is_held:
             self._pins_path.unlink(missing_ok=True)
             self._pins_lock.release()
             self._pins_path.with_suffix(".pinlock").unlink(missing_ok=True)
@@ -273,8 +268,8 @@ class SegmentCache:
         """Keeps a manifest, and that `source` (a URL) gave it last. A full disk is no error."""
         with contextlib.suppress(OSError):
             path = self.folder / "manifests" / f"{_checked(model_id)}.json"
-            _write_whole(path, document)
-            _write_whole(self._source(source), model_id)
+            write_whole(path, document)
+            write_whole(self._source(source), model_id)
 
     def load_manifest(self, source: str, model_id: str | None = None) -> bytes | None:
         """Returns the manifest of a model, or of the last one from `source`; None if none is kept.
@@ -283,7 +278,7 @@ class SegmentCache:
         """
         with contextlib.suppress(FileNotFoundError):
             model_id = model_id or self._source(source).read_text(encoding="utf-8")
-            if _SHA256.fullmatch(model_id):
+            if is_digest(model_id):
                 return (self.folder / "manifests" / f"{model_id}.json").read_bytes()
         return None
 
@@ -293,9 +288,9 @@ class SegmentCache:
     def _source(self, source: str) -> pathlib.Path:
         return self.folder / "sources" / hashlib.sha256(source.encode()).hexdigest()
 
-    def _evicting(self) -> filelock.BaseFileLock:
-        """The lock of whoever evicts, or changes what may be evicted."""
-        return filelock.FileLock(self.folder / "locks" / "evict.lock")
+    def _evicting(self) -> contextlib.AbstractContextManager[bool]:
+        """Waits for the lock of whoever evicts, or changes what may be evicted."""
+        return locked(self.folder / "locks" / "evict.lock", wait=True)
 
     @contextlib.contextmanager
     def _full_disk_named(self) -> Iterator[None]:
@@ -366,21 +361,19 @@ class SegmentCache:
             if path == self._pins_path:
                 continue
             # Whoever holds the lock of its pins is alive; the pins of the dead are deleted.
-            lock = filelock.FileLock(path.with_suffix(".pinlock"))
-            try:
-                lock.acquire(blocking=False)
-            except filelock.Timeout:
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    pinned.update(json.loads(path.read_text(encoding="utf-8")))
-            else:
+            lock = Lock(path.with_suffix(".pinlock"))
+            if lock.acquire():
                 path.unlink(missing_ok=True)
                 lock.release()
                 path.with_suffix(".pinlock").unlink(missing_ok=True)
+            else:
+                with contextlib.suppress(FileNotFoundError, ValueError):
+                    pinned.update(json.loads(path.read_text(encoding="utf-8")))
         return pinned
 
 
 def _checked(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
+    if not is_digest(sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256: wanted 64 hexadecimal digits in lower case")
     return sha256
 
@@ -388,13 +381,3 @@ def _checked(sha256: str) -> str:
 def _touch(path: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         os.utime(path, ns=(time.time_ns(), time.time_ns()))
-
-
-def _write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from accordion_jax.delivery.bundle.manifest import Segment
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Segment
 from accordion_jax.delivery.errors import (
     ConnectionLostError,
     RefusedError,
@@ -29,7 +29,6 @@ from accordion_jax.delivery.errors import (
 )
 from accordion_jax.delivery.links.clock import Clock, RealClock
 
-MAX_MANIFEST_BYTES = 16 << 20  # A hostile or mistaken server must not fill the memory.
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _STREAM_SEGMENTS = 64  # 64 digests keep the address under 4,200 characters, which servers accept
 

@@ -15,14 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import fsspec
 
-from accordion_jax.delivery.bundle.manifest import Manifest, is_digest
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError
 
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * 1024
-# What a manifest may have: a ladder of 500 configurations takes about 2 MB.
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)

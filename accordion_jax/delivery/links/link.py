@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accordion_jax.delivery.links.clock import Clock, RealClock
-from accordion_jax.delivery.links.traces import Trace
+from accordion_jax.delivery.links.traces import Trace, constant, read_trace
 
 _BUFFER_S = 1.0  # what a slow reader's socket takes in while it is busy
 
@@ -189,3 +189,33 @@ class _ThrottledStream(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def slowed(
+    connection: httpx.BaseTransport,
+    *,
+    rate_bps: float | None = None,
+    trace: str | None = None,
+    latency_s: float = 0.0,
+) -> httpx.BaseTransport:
+    """Returns a connection as slow as a link; the connection itself where no link is given.
+
+    Args:
+      connection: for instance ``httpx.HTTPTransport()``.
+      rate_bps: bits a second of a constant link.
+      trace: path of the CSV file of a recorded one.
+      latency_s: added to each request.
+
+    Raises:
+      ValueError: both links are given; or as `read_trace`.
+      FileNotFoundError: there is no such trace.
+    """
+    if rate_bps is not None and trace is not None:
+        raise ValueError(f"give rate_bps or trace, not both; got {rate_bps:g} and {trace!r}")
+    if rate_bps is not None:
+        link = Link(constant(rate_bps=rate_bps))
+    elif trace is not None:
+        link = Link(read_trace(trace))
+    else:
+        return connection
+    return ThrottledTransport(connection, link, latency_s=latency_s)

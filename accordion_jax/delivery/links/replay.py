@@ -12,8 +12,9 @@ Chance is 1 - 1/classes: what a device without a model can do. Accordion also wa
 manifest, a round trip and some bytes; the others are given theirs.
 """
 
-import csv
 import dataclasses
+import gzip
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ import numpy as np
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.links.link import Link
 from accordion_jax.delivery.links.traces import Trace
+from accordion_jax.depth import LookupTable
 
 _QUANTILES = (0.1, 0.5, 0.9)
 
@@ -62,12 +64,17 @@ class Curve:
     last_s: np.ndarray
 
 
+def manifest_bytes(manifest: Manifest) -> int:
+    """Returns the bytes of a manifest as the endpoint sends it, compressed."""
+    return len(gzip.compress(manifest.to_bytes(), mtime=0))
+
+
 def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:
     """Returns the method that sends segments in order.
 
     Args:
       manifest: of the bundle; its table has the errors.
-      overhead_bytes: received before the first segment, for instance the manifest.
+      overhead_bytes: received before the first segment, for instance `manifest_bytes`.
     """
     sizes = np.cumsum([segment.size_bytes for segment in manifest.segments]) + overhead_bytes
     return Method(
@@ -81,6 +88,23 @@ def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:
 def whole(name: str, size_bytes: int, error: float) -> Method:
     """Returns the method that sends one model, of use when all of it is there."""
     return Method(name, (size_bytes,), (error,))
+
+
+def small_model(path: str | os.PathLike, name: str = "") -> Method:
+    """Returns the method that sends a separately trained small model.
+
+    Args:
+      path: of its look-up table, or of the folder of its run; the row of the full model counts.
+      name: for the legend; that of the file or folder if empty.
+    """
+    row = LookupTable.read(path).full
+    return whole(name or f"{pathlib.Path(path).stem}, alone", row.size_bytes, row.top1_error)
+
+
+def number_of_classes(manifest: Manifest) -> int | None:
+    """Returns between how many classes a model chooses; None if its manifest does not say."""
+    classes = manifest.model.get("classes")
+    return len(classes) if classes else manifest.model["arguments"].get("num_classes")
 
 
 def draw_starts(trace: Trace, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -156,88 +180,3 @@ def _errors_at(
     with_chance = np.concatenate([[chance_error], errors])
     complete = [np.searchsorted(sample, times_s, side="right") for sample in arrived_s]
     return with_chance[np.array(complete)]
-
-
-def write_csv(path: pathlib.Path, times_s: np.ndarray, curves: Sequence[Curve]) -> None:
-    """Writes one row a time and method: ``time_s,method,mean,q10,median,q90``."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["time_s", "method", "mean", "q10", "median", "q90"])
-        for curve in curves:
-            for time, mean, (low, median, high) in zip(
-                times_s, curve.mean, curve.quantiles.T, strict=True
-            ):
-                figures = [f"{value:.6f}" for value in (mean, low, median, high)]
-                writer.writerow([f"{time:.6g}", curve.method.name, *figures])
-
-
-def draw_picture(
-    path: pathlib.Path, times_s: np.ndarray, curves: Sequence[Curve], *, title: str
-) -> None:
-    """Draws the mean, and below it a lucky, a middling and an unlucky request, on log time axes.
-
-    Bands from quantile to quantile would hide each other: a model that is sent whole is either
-    there or not, so its band is all or nothing.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 3, height_ratios=(1.6, 1))
-    above = figure.add_subplot(grid[0, :])
-    below = [figure.add_subplot(grid[1, column]) for column in range(3)]
-    panels = [
-        (above, [curve.mean for curve in curves], "mean over all requests"),
-        (below[0], [curve.quantiles[0] for curve in curves], "1 in 10 is better than this"),
-        (below[1], [curve.quantiles[1] for curve in curves], "median"),
-        (below[2], [curve.quantiles[2] for curve in curves], "1 in 10 is worse than this"),
-    ]
-    for axes, lines, name in panels:
-        # The method that the experiment is about is drawn last, on top of the others.
-        for index in reversed(range(len(curves))):
-            axes.plot(
-                times_s,
-                100 * lines[index],
-                color=f"C{index}",
-                lw=2.5 if index == 0 else 1.5,
-                drawstyle="default" if axes is above else "steps-post",
-                label=curves[index].method.name,
-            )
-        axes.set_title(name, fontsize=10)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_xlim(_interesting_from(times_s, curves), times_s[-1])
-        axes.set_ylim(0, 100)
-        axes.grid(alpha=0.3)
-        axes.set_xlabel("time since the request, s")
-    above.set_ylabel("top-1 error, %")
-    below[0].set_ylabel("top-1 error, %")
-    handles, labels = above.get_legend_handles_labels()
-    above.legend(handles[::-1], labels[::-1], loc="upper right")
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-
-
-def _interesting_from(times_s: np.ndarray, curves: Sequence[Curve]) -> float:
-    """The last time at which no method has anything for anybody."""
-    first_s = min(float(np.min(curve.first_s)) for curve in curves)
-    index = int(np.searchsorted(times_s, first_s))
-    return float(times_s[max(index - 1, 0)]) if index < len(times_s) else float(times_s[0])
-
-
-def summarise(times_s: np.ndarray, curves: Sequence[Curve], marks_s: Sequence[float]) -> str:
-    """Returns a table: median time to the first and to the last model, mean error at some times."""
-    width = max(len(curve.method.name) for curve in curves)
-    head = f"{'':{width}}  first model  last model" + "".join(
-        f"  error at {mark:g} s" for mark in marks_s
-    )
-    lines = [head]
-    for curve in curves:
-        line = f"{curve.method.name:{width}}  {np.median(curve.first_s):9.3f} s"
-        line += f"  {np.median(curve.last_s):8.3f} s"
-        for mark in marks_s:
-            error = curve.mean[max(int(np.searchsorted(times_s, mark, side="right")) - 1, 0)]
-            line += f"  {100 * error:{len(f'error at {mark:g} s') - 2}.1f} %"
-        lines.append(line)
-    return "\n".join(lines)

@@ -56,9 +56,9 @@ class Trace:
                 )
 
 
-def constant(mbps: float) -> Trace:
-    """Returns the trace of a link of one rate, in 10^6 bits a second."""
-    return Trace(f"{mbps:g} Mbit/s", (0.0,), (mbps * 1e6,), 1.0)
+def constant(*, rate_bps: float) -> Trace:
+    """Returns the trace of a link of one rate, in bits a second."""
+    return Trace(f"{rate_bps / 1e6:g} Mbit/s", (0.0,), (rate_bps,), 1.0)
 
 
 def read_trace(path: str | os.PathLike) -> Trace:
@@ -121,7 +121,7 @@ def _number(path: pathlib.Path, line: int, name: str, text: str | None) -> float
 
 
 def find_traces(pattern: str) -> Sequence[pathlib.Path]:
-    """Returns the CSV files of a folder or a glob pattern, sorted by name.
+    """Returns the CSV files of a folder or a glob pattern, sorted by name, or one file.
 
     Raises:
       FileNotFoundError: there are none; names the pattern.
@@ -129,6 +129,8 @@ def find_traces(pattern: str) -> Sequence[pathlib.Path]:
     path = pathlib.Path(pattern)
     if path.is_dir():
         found = sorted(path.glob("*.csv"))
+    elif path.is_file():  # its name may look like a pattern
+        found = [path]
     else:
         anchor = pathlib.Path(path.anchor) if path.anchor else pathlib.Path()
         relative = path.relative_to(path.anchor) if path.anchor else path

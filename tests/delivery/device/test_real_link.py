@@ -153,7 +153,8 @@ def test_over_a_shaped_link_only_the_missing_bytes_pass_at_its_rate(toy_bundle, 
         # Ethernet, IP and TCP take under 8 %; the rest is the headers of two answers.
         assert 4 * SEGMENT < received < 4 * SEGMENT * 1.08 + 3000
         measured = float(out.partition(" Mbit/s")[0].rpartition(" ")[2])
-        assert 0.3 * MBPS < measured < 1.2 * MBPS
+        # A busy machine is slower than the link, none is faster.
+        assert measured < 1.2 * MBPS
         assert seconds > 4 * SEGMENT * 8 / (MBPS * 1e6)
         out, received, _ = fetch("--step_down=2")
         assert "in use       toy-2" in out

@@ -4,48 +4,61 @@ import contextlib
 import functools
 import http.server
 import shutil
+import socket
 import threading
-import time
 
 import httpx
 import pytest
 
+from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.transport import HttpTransport, Retries
-from accordion_jax.delivery.links.link import Link, ThrottledTransport
-from accordion_jax.delivery.links.traces import constant
 from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, with_base
 from tests.delivery.endpoints import running_endpoint, start_endpoint, stop
+from tests.delivery.toys import make_parts
 from tests.delivery.webserver import NGINX, nginx
 
 
-def test_the_endpoint_is_killed_and_restarted_in_the_middle(toy_bundle, tmp_path):
+class Waiting(Retries):
+    """Says when a connection was lost and the device waits to try again."""
+
+    def __init__(self):
+        super().__init__(attempts=100_000, first_wait_s=0.05, longest_wait_s=0.1)
+        object.__setattr__(self, "began", threading.Event())
+
+    def wait_s(self, failures):
+        self.began.set()
+        return super().wait_s(failures)
+
+
+def test_the_endpoint_is_killed_and_restarted_in_the_middle(tmp_path):
     bundles = tmp_path / "bundles"
-    shutil.copytree(toy_bundle, bundles / toy_bundle.name)
+    # Of 4 MB each: what is on its way when the endpoint dies cannot be all of the rest.
+    write_bundle(bundles, **make_parts(blocks=5, width=1024))
     endpoint, url = start_endpoint(bundles)
+
+    def kill_after_the_first(event):
+        if event.kind == "segment" and endpoint.poll() is None and in_use(device) == "toy-1":
+            stop(endpoint)
+
+    small = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
+    retries = Waiting()
     try:
-        throttled = ThrottledTransport(httpx.HTTPTransport(), Link(constant(0.4)))
-        with httpx.Client(transport=throttled) as client:
-            transport = HttpTransport(
-                url,
-                client=client,
-                timeout_s=20,
-                retries=Retries(attempts=1000, first_wait_s=0.05, longest_wait_s=0.1),
-            )
+        with httpx.Client(transport=httpx.HTTPTransport(socket_options=small)) as client:
+            transport = HttpTransport(url, client=client, timeout_s=60, retries=retries)
             device = Device(transport, SegmentCache(tmp_path / "cache"))
             device.connect()
-            device.fetch(max_bytes=SEGMENT)
+            device.fetch(max_bytes=device.manifest.segments[0].size_bytes)
+            device.add_listener(kill_after_the_first)
             worker = threading.Thread(target=device.upgrade)
             worker.start()
-            time.sleep(0.5)
-            stop(endpoint)
-            time.sleep(0.5)
+            assert retries.began.wait(120)
             while_dead = in_use(device)
-            assert while_dead in ("toy-0", "toy-1", "toy-2")
+            assert while_dead in ("toy-1", "toy-2", "toy-3", "toy-4")
             assert worker.is_alive()
             endpoint, _ = start_endpoint(bundles, port=httpx.URL(url).port)
-            worker.join(60)
+            worker.join(120)
             assert not worker.is_alive()
             assert in_use(device) == "toy-5"
             assert device.outcome().problems == ()

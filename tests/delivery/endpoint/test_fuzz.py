@@ -59,7 +59,7 @@ def connection(tmp_path_factory):
     bundle = write_bundle(tmp_path_factory.mktemp("bundles"), **make_parts())
     with serving(make_app(BundleStore(str(bundle.parent), refresh_s=60))) as url:
         address = urllib.parse.urlsplit(url)
-        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
         yield connection
         connection.close()
 

@@ -1,7 +1,6 @@
 """The endpoint's page in a real browser."""
 
 import shutil
-import time
 
 import pytest
 
@@ -10,6 +9,7 @@ from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.endpoint.application import make_app
 from accordion_jax.delivery.endpoint.store import BundleStore
 from accordion_jax.delivery.planner import Requirements, plan
+from tests.delivery.checks import wait_until
 from tests.delivery.live import request, serving
 from tests.delivery.toys import make_parts
 
@@ -44,22 +44,14 @@ def text(browser, name):
     return browser.find_element("id", name).text
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "the page did not change within 10 s"
-        time.sleep(0.02)
-
-
 def fill(browser, name, value):
     """Types a number as a person does, and waits for the answer."""
-    before = browser.execute_script("return document.body.dataset.plan")
     field = browser.find_element("id", name)
     field.clear()
     field.send_keys(str(value))
-    wait_for(lambda: browser.execute_script("return document.body.dataset.plan") != before)
-    # The last digit is a question of its own.
-    time.sleep(0.2)
+    # Each digit is a question of its own; the last one counts.
+    answered = "return document.body.dataset.plan === String(state.asked)"
+    wait_until(lambda: browser.execute_script(answered))
 
 
 @needs_browser
@@ -69,7 +61,7 @@ def test_shows_what_the_planner_sends(browser, tmp_path):
     manifest = read_manifest(bundle)
     with serving(make_app(BundleStore(str(bundle.parent)))) as url:
         browser.get(url)
-        wait_for(lambda: text(browser, "configuration"))
+        wait_until(lambda: text(browser, "configuration"))
         assert len(browser.find_elements("css selector", "#chart .point")) == 4
         assert len(browser.find_elements("css selector", "#chart .interval")) == 4
 
@@ -94,28 +86,28 @@ def test_shows_what_the_planner_sends(browser, tmp_path):
         # Requirements that conflict: the broken one is named.
         browser.find_element("id", "use-error").click()
         fill(browser, "error", 1)
-        wait_for(lambda: "max_error=0.01 is not reached" in text(browser, "unmet"))
+        wait_until(lambda: "max_error=0.01 is not reached" in text(browser, "unmet"))
         fill(browser, "error", 50)
-        wait_for(lambda: text(browser, "configuration") == "toy-1")
+        wait_until(lambda: text(browser, "configuration") == "toy-1")
         fill(browser, "deadline", 1)
-        wait_for(lambda: text(browser, "configuration") == "nothing")
+        wait_until(lambda: text(browser, "configuration") == "nothing")
         assert "deadline_s=0.001 is too low" in text(browser, "unmet")
 
         # The slider moves the number, on its logarithmic scale.
         slider = browser.find_element("id", "deadline-slider")
         slider.send_keys("\ue010")  # End
-        wait_for(lambda: text(browser, "configuration") == "toy-1")
+        wait_until(lambda: text(browser, "configuration") == "toy-1")
         assert browser.find_element("id", "deadline").get_attribute("value") == "100000"
 
         # Another model.
         picker = browser.find_element("id", "model")
         assert picker.is_displayed()
         picker.send_keys("\ue015")  # arrow down
-        wait_for(lambda: len(browser.find_elements("css selector", "#chart .point")) == 6)
+        wait_until(lambda: len(browser.find_elements("css selector", "#chart .point")) == 6)
         assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     # The endpoint is gone now.
     browser.find_element("id", "use-error").click()
-    wait_for(lambda: "does not answer" in text(browser, "failure"))
+    wait_until(lambda: "does not answer" in text(browser, "failure"))
 
 
 @needs_browser
@@ -123,7 +115,7 @@ def test_says_what_to_do_without_models(browser, tmp_path):
     (tmp_path / "bundles").mkdir()
     with serving(make_app(BundleStore(str(tmp_path / "bundles")))) as url:
         browser.get(url)
-        wait_for(lambda: "python -m accordion_jax.bundle" in text(browser, "failure"))
+        wait_until(lambda: "python -m accordion_jax.bundle" in text(browser, "failure"))
 
 
 def test_loads_nothing_from_elsewhere(tmp_path):

@@ -142,6 +142,8 @@ def test_finding_traces(tmp_path, monkeypatch):
     assert [path.name for path in find_traces(str(tmp_path / "*.csv"))] == names
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in find_traces("a*.csv")] == ["a.csv"]
+    (tmp_path / "[1].csv").touch()
+    assert find_traces(str(tmp_path / "[1].csv")) == [tmp_path / "[1].csv"]
     with pytest.raises(FileNotFoundError, match=r"no traces at 'x/\*.csv'"):
         find_traces("x/*.csv")
 
@@ -189,7 +191,7 @@ def test_an_outage_is_a_read_timeout_on_the_same_clock():
 
 def test_real_time_passes_as_the_link_says():
     clock = RealClock()
-    transport = ThrottledTransport(body(50_000), Link(constant(2.0)), clock=clock)
+    transport = ThrottledTransport(body(50_000), Link(constant(rate_bps=2e6)), clock=clock)
     start = clock.now()
     get(transport)
     # Not sooner; how much later is a matter of what else the machine does.

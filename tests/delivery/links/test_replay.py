@@ -7,16 +7,14 @@ import numpy as np
 import pytest
 
 from accordion_jax.delivery.bundle.reading import read_manifest
+from accordion_jax.delivery.links.picture import draw_picture, summarise, write_csv
 from accordion_jax.delivery.links.replay import (
     Method,
     accordion,
-    draw_picture,
     draw_starts,
     log_times,
     replay,
-    summarise,
     whole,
-    write_csv,
 )
 from accordion_jax.delivery.links.traces import Trace, constant, find_traces, read_trace
 from tests.delivery.resnets import make_images, write_resnet
@@ -40,7 +38,7 @@ def test_on_a_constant_link_each_model_comes_when_its_last_byte_does(manifest):
     times = np.array([0.01, 0.1119, 0.1121, 0.1279, 0.1281, 0.1479, 0.1481, 0.1519, 0.1521])
     sent, full = replay(
         methods,
-        [constant(1.0)],
+        [constant(rate_bps=1e6)],
         times,
         chance_error=0.9,
         starts=7,
@@ -65,7 +63,7 @@ def test_a_configuration_of_several_segments_waits_for_the_last(manifest):
 
 
 def test_quantiles_and_mean_are_over_requests_and_traces_count_alike():
-    fast, dead = constant(8.0), Trace("dead", (0.0,), (0.0,), 5000.0)
+    fast, dead = constant(rate_bps=8e6), Trace("dead", (0.0,), (0.0,), 5000.0)
     method = whole("m", 1_000_000, 0.1)
     times = np.array([0.5, 2.0])
     (curve,) = replay([method], [fast, dead], times, chance_error=0.9, starts=10, seed=0)

@@ -1,0 +1,54 @@
+"""The endpoint as a process: listens on an address, and serves until it is told to stop."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from accordion_jax.delivery.errors import DeliveryError
+
+
+def serve(
+    app: ASGIApp, *, host: str, port: int, grace_s: int, on_listening: Callable[[str], None]
+) -> None:
+    """Serves an application over HTTP until SIGTERM or SIGINT.
+
+    Args:
+      app: made by `make_app`.
+      host: address to listen on; ``0.0.0.0`` is every one.
+      port: 0 takes a free one.
+      grace_s: that transfers have to end after the signal.
+      on_listening: is called with the URL as soon as whoever reads it can connect.
+
+    Raises:
+      DeliveryError: nothing can listen there; names the address.
+    """
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # A little slower than httptools, but it bounds the size of a request's head (64 KB).
+        http="h11",
+        timeout_graceful_shutdown=grace_s,
+    )
+    with _listen(host, port) as listener:
+        host, port = listener.getsockname()[:2]
+        address = f"[{host}]" if ":" in host else host
+        on_listening(f"http://{address}:{port}/")
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
+    except OSError as error:
+        # Errors of names have numbers of their own, which os.strerror does not know.
+        of_name = isinstance(error, socket.gaierror)
+        why = error.strerror if of_name else os.strerror(error.errno or 0)
+        raise DeliveryError(
+            f"cannot listen on {host}:{port}: {why}; choose another port or host"
+        ) from error
