@@ -16,7 +16,7 @@ from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import make_ladder
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs.config import default_config
-from accordion_jax.training import layout, single
+from accordion_jax.training import layout
 from benchmarks import work
 from benchmarks.work import Options, SkipMask
 
@@ -33,8 +33,8 @@ def make_experiment(
       overrides: further fields of the config, such as ``data.flip``.
       num_classes: of the images.
     """
-    task = tasks.Images(work.IMAGE_SHAPE, work.MEAN, work.STD)
     images, labels = work.random_data(options.examples, num_classes)
+    task = tasks.Images(work.IMAGE_SHAPE, work.MEAN, work.STD)
     dataset = data.Dataset("random", task, images, labels, num_classes)
     config = default_config()
     fields = {
@@ -66,7 +66,7 @@ def write_random_bundle(folder: pathlib.Path, depth_n: int) -> pathlib.Path:
     )
     errors = np.array([round(9000 * 0.95**configuration.depth) for configuration in ladder])
     counts = evaluation.Counts(10_000, errors, np.ones(len(ladder)))
-    costs = unit_costs(model, variables, work.IMAGE_SHAPE)
+    costs = unit_costs(model, variables, experiment.example_shape)
     parts = bundle_parts(
         variables,
         base_names=model.base_names,
@@ -100,11 +100,12 @@ def compile_step(
       seeds: of the runs that take it at once.
     """
     together = _together(experiment, devices, seeds)
-    arguments = together.shapes.keep(experiment.units(single(skip_mask))), *_data(together)
+    draw = training.single(skip_mask)
+    arguments = together.shapes.keep(experiment.units(draw)), *_data(together)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments
     )
-    mapped: Any = together.mapped_step(single(skip_mask), devices)
+    mapped: Any = together.mapped_step(draw, devices)
     return mapped.lower(*shapes).compile()
 
 
@@ -117,7 +118,7 @@ def _together(
 
 
 def _data(together: training.Together) -> tuple:
-    """What a step is given beside its state, on a device: order, images, labels, key."""
+    """What a step is given beside its state: order (as they lie), inputs, targets, key."""
     dataset, several = together.experiment.train, len(together.seeds) > 1
     order = np.arange(len(dataset), dtype=np.int32)
     orders = np.stack([order] * len(together.seeds)) if several else order
@@ -165,7 +166,7 @@ class Ours:
 
     def start(self, skip_mask: SkipMask) -> dict[str, jax.Array]:
         """Starts a step; returns its metrics, which are there when it is done."""
-        draw = single(skip_mask)
+        draw = training.single(skip_mask)
         updated, metrics = self.variants(draw)(*self._arguments(draw))
         self.state = self.state.merge(updated)
         return metrics
@@ -180,7 +181,7 @@ class Ours:
     def compile(self, skip_masks: Sequence[SkipMask], workers: int = 0) -> float:
         """Compiles steps, several at once (0: one a core); returns the seconds."""
         started = time.perf_counter()
-        for _ in self.variants.compile_ahead(map(single, skip_masks), workers):
+        for _ in self.variants.compile_ahead(map(training.single, skip_masks), workers):
             pass
         return time.perf_counter() - started
 
@@ -222,7 +223,7 @@ class Ours:
 
     def program(self) -> str:
         """Returns the text of the compiled full step."""
-        return self.variants(single(self.options.full)).as_text()  # type: ignore[attr-defined]
+        return self.variants(training.single(self.options.full)).as_text()  # type: ignore[attr-defined]
 
     def hardware(self) -> str:
         """Returns how many devices of what kind it runs on."""

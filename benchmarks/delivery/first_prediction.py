@@ -1,6 +1,6 @@
 """Time to the first prediction against time to the full model, over slowed real connections.
 
-    python -m benchmarks.delivery.first_prediction --repeats=3 --link_bps=1e6,5e6,2e7,1e8
+    python -m benchmarks.delivery.first_prediction --repeats=3 --rates_bps=1e6,100e6
 
 ResNet-(6n+2) with random weights (delivery does not look at them), images of 32 x 32, CoML. The
 endpoint runs in a process of its own; the connection is real, and slowed in the client by a token
@@ -34,9 +34,7 @@ from benchmarks.report import Report
 from benchmarks.timing import Sample
 from benchmarks.work import IMAGE_SHAPE
 
-_LINK_BPS = flags.DEFINE_list(
-    "link_bps", ["1e6", "5e6", "2e7", "1e8"], "Rates of the link, bits a second."
-)
+_RATES = flags.DEFINE_list("rates_bps", ["1e6", "5e6", "20e6", "100e6"], "Of the link, bits/s.")
 
 MILESTONES = ("manifest", "base", "first prediction", "full download", "full prediction")
 
@@ -93,10 +91,10 @@ def main() -> None:
         with Report(title, JSON.value) as report, endpoint(folder / "bundles") as (host, port):
             jax.jit(lambda x: x + 1)(1)  # JAX is up before the first request.
             report.table({"Mbit/s": "g"} | dict.fromkeys(MILESTONES, ".2f"))
-            for rate_bps in map(float, _LINK_BPS.value):
+            for rate_bps in map(float, _RATES.value):
                 runs = [
-                    measure(f"http://{host}:{port}", rate_bps, folder / f"{rate_bps:g}-{run}")
-                    for run in range(REPEATS.value)
+                    measure(f"http://{host}:{port}", rate_bps, folder / f"cache-{rate_bps:g}-{i}")
+                    for i in range(REPEATS.value)
                 ]
                 samples = (Sample(tuple(run[name] for run in runs)) for name in MILESTONES)
                 report.row(rate_bps / 1e6, *samples)
