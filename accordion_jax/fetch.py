@@ -9,20 +9,18 @@ was fetched stays in --cache. With --predict the model runs from the moment its 
 """
 
 import logging
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 from absl import app, flags
 
 from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.device.cache import SegmentCache
+from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import Progress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links.link import slowed
 from accordion_jax.delivery.runtimes.predicting import Predictor
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number, WholeNumber
@@ -103,16 +101,11 @@ def main(argv: Sequence[str]) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if _LINK_BPS.value is not None and _TRACE.value is not None:
         raise app.UsageError("give --link_bps or --trace, not both")
-    connection = slowed(
-        httpx.HTTPTransport(),
-        rate_bps=_LINK_BPS.value,
-        trace=_TRACE.value,
-        latency_s=_LATENCY_S.value,
+    client = environment_client(
+        rate_bps=_LINK_BPS.value, trace=_TRACE.value, latency_s=_LATENCY_S.value
     )
-    cache = SegmentCache(
-        pathlib.Path(_CACHE.value).expanduser(), limit_bytes=_CACHE_LIMIT_BYTES.value
-    )
-    with httpx.Client(transport=connection) as client:
+    cache = SegmentCache(_CACHE.value, limit_bytes=_CACHE_LIMIT_BYTES.value)
+    with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
         device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
         progress = Progress(device)
@@ -141,6 +134,13 @@ def main(argv: Sequence[str]) -> None:
         raise command.CommandError(
             "not even the base of the model is here, so there is nothing to run yet; what has "
             "arrived is kept: give the same command again, with more time or bytes"
+        )
+
+    missing_bytes = device.manifest.size_bytes - device.holding.size_bytes
+    if _UPGRADE.value and missing_bytes:
+        raise command.CommandError(
+            f"the full model is not complete: {missing_bytes} bytes are missing, for the problems "
+            "above. What has arrived is kept and in use; the same command goes on from there"
         )
 
 

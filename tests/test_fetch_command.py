@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from accordion_jax.delivery.bundle.reading import read_manifest
+from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from tests.delivery.endpoints import running_endpoint
 from tests.delivery.resnets import make_images, write_resnet
 
@@ -92,6 +92,33 @@ def test_what_a_person_may_get_wrong(served, fetch, tmp_path):
     assert "error: not even the base of the model is here" in late.stderr
     assert "nothing: not even the base is complete yet" in late.stdout
     assert "unmet        deadline_s" in late.stdout
+
+
+def test_a_terminal_of_another_encoding_gets_all_that_it_can_show(fetch, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    done = fetch("--predict=random")
+    assert "predictions  16 by coml-3" in done.stdout
+    assert done.stdout.rstrip().endswith("?")
+
+
+def test_a_cache_that_cannot_be_is_refused_in_words(served, fetch, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/inner"):
+        line = fetch(f"--cache={tmp_path / folder}", code=1).stderr
+        assert "cannot be used as the folder of the cache" in line
+        assert line.count("\n") == 1
+    assert "cannot be used" in fetch("--cache=~nobody-of-this-name/x", code=1).stderr
+    assert "cannot be used" in fetch("--cache=/proc/nothing/here", code=1).stderr
+
+
+def test_an_upgrade_that_stops_short_is_a_failure(tmp_path, fetch):
+    bundle, _, _ = write_resnet(tmp_path / "bundles")
+    segments = read_manifest(bundle).segments
+    segment_path(bundle, segments[2].sha256).unlink()
+    with running_endpoint(bundle.parent) as url:
+        done = fetch("--upgrade", url=url, code=1)
+    assert "in use       coml-1" in done.stdout
+    assert "error: the full model is not complete" in done.stderr
 
 
 @pytest.mark.parametrize(

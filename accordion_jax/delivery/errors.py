@@ -61,8 +61,26 @@ class TransportError(DeliveryError):
 
 
 class ConnectionLostError(TransportError):
-    """A connection was refused, cut or timed out, or the server is busy: worth another try."""
+    """A connection was refused, cut or timed out, or the server is busy: worth another try.
+
+    Attributes:
+      retry_after_s: what the server asks to wait before the next try; 0 if it says nothing.
+      answered: whether a server answered, and only this request failed.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0, answered: bool = False):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.answered = answered
 
 
 class RefusedError(TransportError):
-    """The server said no (a status of 4xx other than 408, 425, 429): not worth another try."""
+    """The server said no (a status of 4xx other than 408, 425, 429): not worth another try.
+
+    Attributes:
+      status: that it answered; None where it is not its answer that says no.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None):
+        super().__init__(message)
+        self.status = status

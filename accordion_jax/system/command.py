@@ -4,6 +4,7 @@ A command that cannot do what it was asked for writes one line that begins ``err
 error, and ends with exit code 1. What it prints is what was asked for; the rest is a log.
 """
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import NoReturn
 import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
+
+from accordion_jax.system.text import printable
 
 _log = logging.getLogger("accordion_jax")
 
@@ -58,9 +61,13 @@ def run(
             fail(error)
 
     def fail(error: BaseException) -> NoReturn:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        lines = str(error).splitlines() or [type(error).__name__]
+        print("error:", "\n".join(map(printable, lines)), file=sys.stderr, flush=True)
         sys.exit(1)
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal of another encoding shows "?" for what it lacks: no reason to fail at the end.
+        sys.stdout.reconfigure(errors="replace")
     absl_logging.set_verbosity(absl_logging.WARNING)
     _answer_help(sys.argv if argv is None else argv, main)
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=parsed)

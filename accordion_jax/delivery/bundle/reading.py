@@ -4,7 +4,7 @@ import hashlib
 import os
 import pathlib
 
-from accordion_jax.delivery.bundle.manifest import Manifest, is_digest
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
@@ -23,8 +23,11 @@ def read_manifest(bundle: str | os.PathLike) -> Manifest:
     if not path.is_file():
         raise FileNotFoundError(f"no bundle at {bundle}: it has no {MANIFEST_NAME}")
     name = bundle.resolve().name
+    with path.open("rb") as file:
+        # One byte more than a manifest may have is enough to refuse it.
+        data = file.read(MAX_MANIFEST_BYTES + 1)
     return Manifest.from_bytes(
-        path.read_bytes(), source=str(path), expected_id=name if is_digest(name) else None
+        data, source=str(path), expected_id=name if is_digest(name) else None
     )
 
 

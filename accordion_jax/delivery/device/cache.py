@@ -25,7 +25,12 @@ import uuid
 from collections.abc import Collection, Iterator
 
 from accordion_jax.delivery.bundle.manifest import is_digest
-from accordion_jax.delivery.errors import CacheLimitError, DiskFullError, SegmentError
+from accordion_jax.delivery.errors import (
+    CacheError,
+    CacheLimitError,
+    DiskFullError,
+    SegmentError,
+)
 from accordion_jax.system.files import write_whole
 from accordion_jax.system.locks import Lock, locked
 
@@ -125,7 +130,8 @@ class Download:
 
     def discard(self) -> None:
         """Throws away what was received."""
-        self._file.truncate(0)
+        if not self._file.closed:
+            self._file.truncate(0)
         self._digest = hashlib.sha256()
         self.received_bytes = 0
 
@@ -138,21 +144,29 @@ class SegmentCache:
     """Segments on disk, shared by any number of processes.
 
     Args:
-      folder: is made if it is not there.
+      folder: is made if it is not there; ``~`` is the user's home.
       limit_bytes: of segments and parts together; None is no limit. To stay under it the segments
         used least recently are deleted, never those that a running process has pinned.
 
     Raises:
       ValueError: the limit is not positive.
+      CacheError: the folder cannot be made; says why, and what to do.
     """
 
     def __init__(self, folder: str | os.PathLike, *, limit_bytes: int | None = None):
         if limit_bytes is not None and limit_bytes <= 0:
             raise ValueError(f"limit_bytes={limit_bytes} must be positive, or None for no limit")
-        self.folder = pathlib.Path(folder)
         self.limit_bytes = limit_bytes
-        for name in ("segments", "manifests", "sources", "locks"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder = pathlib.Path(folder).expanduser()
+            for name in ("segments", "manifests", "sources", "locks"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except (OSError, RuntimeError) as error:  # the latter: nobody knows where ~ is
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            raise CacheError(
+                f"{folder} cannot be used as the folder of the cache ({why}); name another folder, "
+                "one that can be written (--cache=FOLDER)"
+            ) from error
         self._pins_path = self.folder / "locks" / f"{uuid.uuid4().hex}.pins"
         self._pins: frozenset[str] = frozenset()
         # Held as long as this object lives; the system frees it when the process dies.
@@ -175,12 +189,12 @@ class SegmentCache:
         try:
             with path.open("rb") as file:
                 sound = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except FileNotFoundError:
+        except OSError:  # not there, or not to be read: then it must be fetched
             return False
         if sound:
             _touch(path)
         else:
-            path.unlink(missing_ok=True)
+            _delete(path)
         return sound
 
     def read(self, sha256: str) -> bytes:
@@ -198,7 +212,7 @@ class SegmentCache:
             ) from None
         found = hashlib.sha256(content).hexdigest()
         if found != sha256:
-            path.unlink(missing_ok=True)
+            _delete(path)
             raise SegmentError(
                 f"{path} has SHA-256 {found}: the file was damaged and is now deleted; fetch the "
                 "segment again"
@@ -276,7 +290,7 @@ class SegmentCache:
 
         It is for the reader to check.
         """
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             model_id = model_id or self._source(source).read_text(encoding="utf-8")
             if is_digest(model_id):
                 return (self.folder / "manifests" / f"{model_id}.json").read_bytes()
@@ -376,6 +390,12 @@ def _checked(sha256: str) -> str:
     if not is_digest(sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256: wanted 64 hexadecimal digits in lower case")
     return sha256
+
+
+def _delete(path: pathlib.Path) -> None:
+    """Deletes a damaged file; where that is not allowed it is found damaged again next time."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _touch(path: pathlib.Path) -> None:

@@ -343,15 +343,19 @@ class Device:
     def _plan_of_endpoint(self, requirements: Requirements) -> Plan:
         try:
             document = self.transport.plan(requirements.to_dict(), self.holding.held)
-            missing = [self.manifest.by_sha256[each["sha256"]] for each in document["missing"]]
+            missing = {
+                each["sha256"]: self.manifest.by_sha256[each["sha256"]]
+                for each in document["missing"]
+            }
+            name = document["configuration"]
             return Plan(
-                document["configuration"],
-                tuple(missing),
-                sum(segment.size_bytes for segment in missing),
-                document["expected_error"],
-                document["expected_seconds"],
-                tuple(document["unmet"]),
-                tuple(document["reasons"]),
+                name,
+                tuple(missing.values()),
+                sum(segment.size_bytes for segment in missing.values()),
+                None if name is None else self.manifest.rows[name].top1_error,
+                None,
+                tuple(map(str, document["unmet"])),
+                tuple(map(str, document["reasons"])),
             )
         except (TransportError, KeyError, TypeError) as error:
             self._problem(f"the endpoint's plan cannot be used ({error!r}); planning here")

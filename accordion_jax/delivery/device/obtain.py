@@ -32,7 +32,7 @@ def obtain_manifest(
       ManifestError: it cannot be read, and none is kept.
     """
     expected = transport.model_id if model_id == "latest" else model_id
-    source, kept = transport.url, _kept(transport, cache, expected)
+    source, kept = str(transport.address), _kept(transport, cache, expected)
     if kept is not None and (offline or expected is not None):
         return kept
     if offline:
@@ -55,7 +55,7 @@ def obtain_manifest(
 
 
 def _kept(transport: HttpTransport, cache: SegmentCache, model_id: str | None) -> Manifest | None:
-    document = cache.load_manifest(transport.url, model_id)
+    document = cache.load_manifest(str(transport.address), model_id)
     # One that was damaged on the disk, or is of another version of this package, is one more thing
     # to fetch again.
     with contextlib.suppress(ManifestError):

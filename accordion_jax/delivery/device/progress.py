@@ -8,6 +8,7 @@ import tqdm
 from accordion_jax.delivery.bundle.manifest import Configuration
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.events import Event
+from accordion_jax.system.text import printable
 
 
 class Progress:
@@ -28,7 +29,7 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Takes one event."""
         if event.kind == "problem":
-            tqdm.tqdm.write(f"problem: {event.message}", file=self._out)
+            tqdm.tqdm.write(f"problem: {printable(event.message)}", file=self._out)
         elif self._out.isatty():
             self._draw(event)
         elif event.kind == "use" and self._device.in_use != self._shown:
@@ -67,8 +68,8 @@ def summary(device: Device) -> str:
     manifest, outcome, in_use = device.manifest, device.outcome(), device.in_use
     full = manifest.table.full
     lines = [
-        f"model        {manifest.model_id[:16]}, {manifest.model['family']}, {full.depth} blocks, "
-        f"{manifest.size_bytes:,} bytes"
+        f"model        {manifest.model_id[:16]}, {printable(manifest.model['family'])}, "
+        f"{full.depth} blocks, {manifest.size_bytes:,} bytes"
     ]
     if in_use:
         row = device.holding.row(in_use)
@@ -90,5 +91,5 @@ def summary(device: Device) -> str:
         f"cached       {outcome.cached_bytes:,} bytes before; "
         f"{manifest.size_bytes - device.holding.size_bytes:,} bytes of the full model are missing",
     ]
-    lines += [f"unmet        {reason}" for reason in outcome.reasons]
+    lines += [f"unmet        {printable(reason)}" for reason in outcome.reasons]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from accordion_jax.delivery.bundle.manifest import Segment
 from accordion_jax.delivery.device.cache import Download, SegmentCache
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
+from accordion_jax.delivery.errors import SegmentError
 from accordion_jax.delivery.links.clock import Clock
 
 _POLL_S = 0.02  # how often to look for segments that another process is loading
@@ -100,9 +101,14 @@ class Receiver:
                             batch, offset=download.received_bytes, until_s=until_s
                         )
                         source = _Source(stack.enter_context(contextlib.closing(chunks)))
-                    if not self._fill(download, source, until_s):
-                        return
-                    download.finish()
+                    try:
+                        if not self._fill(download, source, until_s):
+                            return
+                        download.finish()
+                    except SegmentError:
+                        # Perhaps what was here before is what is wrong: begin anew next time.
+                        download.discard()
+                        raise
                 wanted = self._on_segment(segment.sha256)
                 if following and wanted[:1] != (following,):
                     self._keep(source.rest, following)

@@ -14,13 +14,15 @@ import json
 import math
 import random
 import re
-import urllib.parse
 from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
 
 import httpx
 
-from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Segment
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Segment, is_digest
+from accordion_jax.delivery.device import answers
+from accordion_jax.delivery.device.address import Address
+from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.errors import (
     ConnectionLostError,
     RefusedError,
@@ -29,8 +31,11 @@ from accordion_jax.delivery.errors import (
 )
 from accordion_jax.delivery.links.clock import Clock, RealClock
 
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
+_MOST_REDIRECTS = 5
+# What may fail for many segments in one request, and not for each of them.
+_ALONE = {400, 404, 413, 414, 431}
 _STREAM_SEGMENTS = 64  # 64 digests keep the address under 4,200 characters, which servers accept
+_PROGRESS_BYTES = 512  # fewer in an attempt are no progress: a byte a connection never ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Retries:
     """How long to keep trying.
 
     Attributes:
-      attempts: in a row without one new byte, before giving up; the first is one of them.
+      attempts: in a row without progress, before giving up; the first is one of them.
       first_wait_s: before the second attempt; doubles with each.
       longest_wait_s: where the doubling stops.
     """
@@ -60,9 +65,10 @@ class HttpTransport:
     Args:
       url: of an endpoint (``http://host:8000``), of one of its models
         (``http://host:8000/v1/models/ID``), or of a bundle's folder or manifest on a static server
-        (``https://cdn/bundles/ID/manifest.json``).
+        (``https://cdn/bundles/ID/manifest.json``). Its query goes with every request, as signed
+        URLs need, and into no message.
       client: an `httpx.Client`, whose transport may be a throttled or an in-process one; the caller
-        closes it. None makes one.
+        closes it. None makes one that goes through the proxies of the environment.
       timeout_s: without a byte, before a connection counts as lost.
       retries: how long to keep trying.
       clock: waits between attempts.
@@ -73,6 +79,7 @@ class HttpTransport:
 
     Raises:
       ValueError: the URL is not one of http or https.
+      TransportError: the proxy settings of the environment cannot be used.
     """
 
     def __init__(
@@ -84,33 +91,32 @@ class HttpTransport:
         retries: Retries | None = None,
         clock: Clock | None = None,
     ):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"url={url!r} must start with http:// or https:// and name a host")
-        self.url = url.rstrip("/")
+        self.address = Address.parse(url)
         self.timeout_s = timeout_s
         self.retries = retries or Retries()
         self.clock = clock or RealClock()
         self.body_bytes = 0
         self.other_bytes = 0
         self._own_client = client is None
-        self._client = client or httpx.Client()
+        self._client = client or environment_client()
         # Where the manifest was found; segments are beside it.
-        self._root: str | None = None
+        self._root: Address | None = None
         self._plans = False
 
     @property
     def model_id(self) -> str | None:
         """The one model that the URL names; None if it leaves that open."""
-        found = re.search(r"/([0-9a-f]{64})(/manifest\.json)?$", self.url)
-        return found[1] if found else None
+        last = self.address.without("/manifest.json").path.rpartition("/")[2]
+        return last if is_digest(last) else None
 
     @property
     def streams(self) -> bool:
         """Whether the other side is an endpoint, which plans and streams."""
         return self._plans
 
-    def manifest(self, model_id: str = "latest", *, known: str | None = None) -> bytes | None:
+    def manifest(
+        self, model_id: str = "latest", *, known: str | None = None, until_s: float = math.inf
+    ) -> bytes | None:
         """Returns the manifest as sent; None if it is that of the model `known`.
 
         Args:
@@ -118,25 +124,26 @@ class HttpTransport:
             URL names the bundle.
           known: model_id of a manifest that the caller has. An endpoint then need not send it
             again; a static server does.
+          until_s: moment of the clock at which to give up.
 
         Raises:
-          ConnectionLostError: the server cannot be reached, after all retries.
+          ConnectionLostError: the server cannot be reached, after all retries or by `until_s`.
           RefusedError: it has no such model.
-          TransportError: the answer is larger than any manifest.
+          TransportError: the answer is larger than any manifest, or coded in an unknown way.
         """
         refusals = []
         for root, plans in self._candidates(model_id):
-            address = root if plans else f"{root}/manifest.json"
+            address = root if plans else root.under("manifest.json")
             try:
-                content = self._get(address, known=known if plans else None)
+                content = self._get(address, known=known if plans else None, until_s=until_s)
             except RefusedError as error:
                 refusals.append(str(error))
                 continue
             self._root, self._plans = root, plans
             return content
         raise RefusedError(
-            f"no manifest of model {model_id!r} at {self.url}: {'; '.join(refusals)}. The URL must "
-            "be that of an endpoint, or of a bundle's folder on a web server"
+            f"no manifest of model {model_id!r} at {self.address}: {'; '.join(refusals)}. The URL "
+            "must be that of an endpoint, or of a bundle's folder on a web server"
         )
 
     def choose(self, model_id: str) -> None:
@@ -145,29 +152,38 @@ class HttpTransport:
             # The manifest came from elsewhere: the most likely address is all there is.
             self._root, self._plans = next(self._candidates(model_id))
         if self._plans:
-            self._root = f"{self._root.rpartition('/')[0]}/{model_id}"
+            before = self._root.path.rpartition("/")[0]
+            self._root = dataclasses.replace(self._root, path=f"{before}/{model_id}")
 
-    def plan(self, requirements: dict[str, Any], held: Collection[str]) -> dict[str, Any]:
+    def plan(
+        self,
+        requirements: dict[str, Any],
+        held: Collection[str],
+        *,
+        until_s: float = math.inf,
+    ) -> dict[str, Any]:
         """Returns the endpoint's plan document for these requirements and held segments.
 
         Raises:
           TransportError: a static server does not plan; or as `manifest`.
         """
-        if not self._plans:
-            raise TransportError(f"{self.url} does not plan; plan on the device instead")
+        if not self._plans or self._root is None:
+            raise TransportError(f"{self.address} does not plan; plan on the device instead")
         body = json.dumps({"requirements": requirements, "held": sorted(held)}).encode()
-        content = self._get(f"{self._root}/plan", body=body)
+        address = self._root.under("plan")
+        content = self._get(address, body=body, until_s=until_s)
         try:
             return json.loads(content or b"")
-        except ValueError as error:
-            raise TransportError(f"{self._root}/plan answered no JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise TransportError(f"{address} answered no JSON: {error}") from error
 
     def read(
         self, segments: Sequence[Segment], *, offset: int = 0, until_s: float = math.inf
     ) -> Generator[bytes, None, None]:
         """Yields the bytes of segments one after another, in pieces as they arrive.
 
-        Interrupted, it goes on from the next byte; close the iterator to stop.
+        Interrupted, it goes on from the next byte; close the iterator to stop. What a server cannot
+        send as a range it is asked for whole, and what it cannot send together, one by one.
 
         Args:
           segments: in the order wanted.
@@ -176,28 +192,42 @@ class HttpTransport:
             its time-out, which is no longer than there was time left when its request was sent.
 
         Raises:
-          ConnectionLostError: too many attempts in a row without a new byte.
+          ConnectionLostError: too many attempts in a row without progress.
           RefusedError: the server has no such segment.
           SegmentError: it has one of another size.
+          TransportError: it answers in a way that cannot be read.
         """
         todo = list(segments)
-        failures = 0
+        failures, ranges, together = 0, True, self._plans
         while todo and self.clock.now() < until_s:
             if offset >= todo[0].size_bytes:
                 offset -= todo.pop(0).size_bytes
                 continue
-            batch = todo[:_STREAM_SEGMENTS] if self._plans else todo[:1]
+            batch = todo[: _STREAM_SEGMENTS if together else 1]
+            came = 0
             try:
-                for chunk in self._read_once(batch, offset, until_s):
-                    failures = 0
+                for chunk in self._read_once(batch, offset, until_s, ranges=ranges):
+                    came += len(chunk)
                     offset += len(chunk)
                     yield chunk
                     if self.clock.now() >= until_s:
                         return
+            except answers.OddRangeError as error:
+                if not (ranges and offset):
+                    raise SegmentError(str(error)) from error
+                ranges = False
+            except RefusedError as error:
+                if len(batch) == 1 or error.status not in _ALONE:
+                    raise
+                together = False
             except ConnectionLostError as error:
                 if self.clock.now() >= until_s:
                     return
-                failures += 1
+                if error.answered and len(batch) > 1 and not came:
+                    # Perhaps one of them is missing there: the others need not wait for it.
+                    together = False
+                    continue
+                failures = 1 if came >= _PROGRESS_BYTES else failures + 1
                 self._wait_or_give_up(failures, error, until_s)
 
     def close(self) -> None:
@@ -205,144 +235,135 @@ class HttpTransport:
         if self._own_client:
             self._client.close()
 
-    def _candidates(self, model_id: str) -> Iterator[tuple[str, bool]]:
+    def _candidates(self, model_id: str) -> Iterator[tuple[Address, bool]]:
         """Where a manifest may be: (address, whether an endpoint would answer there)."""
+        path = self.address.path
         if self._root is not None and model_id == "latest":
             yield self._root, self._plans
-            return
-        if self.url.endswith("/manifest.json"):
-            yield self.url.removesuffix("/manifest.json"), False
-            return
-        if re.search(r"/v1/models/[^/]+$", self.url):
-            yield self.url, True
-            return
-        if re.search(r"/[0-9a-f]{64}$", self.url):
-            yield self.url, False
-            return
-        yield f"{self.url}/v1/models/{model_id}", True
-        if model_id != "latest":
-            yield f"{self.url}/{model_id}", False
+        elif path.endswith("/manifest.json"):
+            yield self.address.without("/manifest.json"), False
+        elif re.search(r"/v1/models/[^/]+$", path):
+            yield self.address, True
+        elif is_digest(path.rpartition("/")[2]):
+            yield self.address, False
+        else:
+            yield self.address.under(f"v1/models/{model_id}"), True
+            if model_id != "latest":
+                yield self.address.under(model_id), False
 
     def _get(
-        self, address: str, *, body: bytes | None = None, known: str | None = None
+        self,
+        address: Address,
+        *,
+        body: bytes | None = None,
+        known: str | None = None,
+        until_s: float,
     ) -> bytes | None:
-        headers = {} if known is None else {"If-None-Match": f'"{known}", "{known}-gzip"'}
+        headers = {"Accept-Encoding": "gzip"}
+        if known is not None:
+            headers["If-None-Match"] = f'"{known}", "{known}-gzip"'
         if body is not None:
             headers["Content-Type"] = "application/json"
         failures = 0
         while True:
             try:
-                return self._get_once(address, body, headers)
+                return self._get_once(address, body, headers, until_s)
             except ConnectionLostError as error:
                 failures += 1
-                self._wait_or_give_up(failures, error)
+                self._wait_or_give_up(failures, error, until_s)
 
-    def _get_once(self, address: str, body: bytes | None, headers: dict[str, str]) -> bytes | None:
+    def _get_once(
+        self, address: Address, body: bytes | None, headers: dict[str, str], until_s: float
+    ) -> bytes | None:
         content = bytearray()
-        method = "GET" if body is None else "POST"
-        with self._response(method, address, headers, body, self.timeout_s) as response:
+        with self._response(address.url(), str(address), headers, body, until_s) as response:
             if response.status_code == 304:
                 return None
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > MAX_MANIFEST_BYTES:
-                    raise TransportError(
-                        f"{address} answers more than {MAX_MANIFEST_BYTES} bytes; that is no "
-                        "manifest"
-                    )
-            self.other_bytes += response.num_bytes_downloaded
-        return bytes(content)
+            for piece, came in answers.whole(response, str(address), MAX_MANIFEST_BYTES):
+                self.other_bytes += came
+                content += piece
+                if self.clock.now() >= until_s:
+                    break
+            else:
+                return bytes(content)
+        raise ConnectionLostError(f"{address} had sent {len(content)} bytes when time was over")
 
     def _read_once(
-        self, segments: Sequence[Segment], offset: int, until_s: float
+        self, segments: Sequence[Segment], offset: int, until_s: float, *, ranges: bool
     ) -> Iterator[bytes]:
         """Yields bytes of one response, from `offset` until its end."""
+        assert self._root is not None
         total = sum(segment.size_bytes for segment in segments)
+        query = ""
         if not self._plans or len(segments) == 1:
             suffix = "" if self._plans else ".safetensors"
-            address = f"{self._root}/segments/{segments[0].sha256}{suffix}"
+            address = self._root.under(f"segments/{segments[0].sha256}{suffix}")
         else:
-            digests = ",".join(segment.sha256 for segment in segments)
-            address = f"{self._root}/stream?segments={digests}"
+            address = self._root.under("stream")
+            query = f"segments={','.join(segment.sha256 for segment in segments)}"
         # Compression on the way would make the offsets those of other bytes.
         headers = {"Accept-Encoding": "identity"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-        timeout_s = min(self.timeout_s, until_s - self.clock.now())
-        with self._response("GET", address, headers, None, timeout_s) as response:
-            skip = self._checked_start(response, offset, total)
+        asked = offset if ranges else 0
+        if asked:
+            headers["Range"] = f"bytes={asked}-"
+        name = str(address)
+        with self._response(address.url(query), name, headers, None, until_s) as response:
+            skip = answers.bytes_to_skip(response, name, asked, total) + offset - asked
             left = total - offset
-            for chunk in response.iter_raw():
-                self.body_bytes += len(chunk)
+            for chunk, came in answers.content(response, name):
+                self.body_bytes += came
                 # A server that knows no ranges starts again at the first byte.
                 dropped = min(skip, len(chunk))
                 skip -= dropped
                 piece = chunk[dropped:]
                 if len(piece) > left:
                     raise SegmentError(
-                        f"{address} sends more than {total} bytes, the size in the manifest"
+                        f"{name} sends more than {total} bytes, the size in the manifest"
                     )
                 left -= len(piece)
                 if piece:
                     yield piece
             if left:
-                raise ConnectionLostError(f"{address} ended {left} bytes early")
-
-    @staticmethod
-    def _checked_start(response: httpx.Response, offset: int, total: int) -> int:
-        """Returns how many bytes of the body to skip."""
-        length = response.headers.get("Content-Length")
-        if response.status_code == 206:
-            found = re.fullmatch(
-                r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", "")
-            )
-            if not found or int(found[1]) != offset or found[3] not in ("*", str(total)):
-                raise SegmentError(
-                    f"{response.url} answers Content-Range "
-                    f"{response.headers.get('Content-Range')!r}; wanted bytes {offset}- of {total}"
-                )
-            return 0
-        if length is not None and int(length) != total:
-            raise SegmentError(
-                f"{response.url} has {length} bytes; the manifest says {total}. It is another "
-                "segment, or a cut one"
-            )
-        return offset
+                raise ConnectionLostError(f"{name} ended {left} bytes early")
 
     @contextlib.contextmanager
     def _response(
         self,
-        method: str,
-        address: str,
+        url: str,
+        name: str,
         headers: dict[str, str],
         body: bytes | None,
-        timeout_s: float,
+        until_s: float,
     ) -> Iterator[httpx.Response]:
+        """Yields an answer of success, its body unread; goes where redirects lead."""
+        method = "GET" if body is None else "POST"
+        timeout_s = max(min(self.timeout_s, until_s - self.clock.now()), 0.001)
         try:
-            with self._client.stream(
-                method,
-                address,
-                headers=headers,
-                content=body,
-                timeout=max(timeout_s, 0.001),
-                follow_redirects=True,
-            ) as response:
-                if response.status_code in _BUSY:
-                    raise ConnectionLostError(f"{address} answered {response.status_code}")
-                if response.status_code not in (200, 206, 304):
-                    detail = response.read()[:300].decode(errors="replace").strip()
-                    raise RefusedError(f"{address} answered {response.status_code}: {detail}")
-                yield response
-        except httpx.UnsupportedProtocol as error:
-            raise RefusedError(f"{address}: {error}") from error
+            for _ in range(_MOST_REDIRECTS + 1):
+                # Not by the client: it would read what comes with a redirect, however long.
+                with self._client.stream(
+                    method,
+                    url,
+                    headers=headers,
+                    content=body,
+                    timeout=timeout_s,
+                    follow_redirects=False,
+                ) as response:
+                    if response.status_code not in answers.REDIRECTS:
+                        answers.check_status(response, name, ranged="Range" in headers)
+                        yield response
+                        return
+                    url = answers.redirected(response, name)
+            raise RefusedError(f"{name} redirects more than {_MOST_REDIRECTS} times")
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise RefusedError(f"{name}: {error}") from error
         except httpx.HTTPError as error:
-            raise ConnectionLostError(f"{address}: {type(error).__name__}: {error}") from error
+            raise ConnectionLostError(f"{name}: {type(error).__name__}: {error}") from error
 
-    def _wait_or_give_up(
-        self, failures: int, error: ConnectionLostError, until_s: float = math.inf
-    ) -> None:
-        if failures >= self.retries.attempts:
+    def _wait_or_give_up(self, failures: int, error: ConnectionLostError, until_s: float) -> None:
+        if failures >= self.retries.attempts or self.clock.now() >= until_s:
             raise ConnectionLostError(
                 f"gave up after {failures} attempts without a new byte; the last: {error}"
             ) from error
-        self.clock.sleep(min(self.retries.wait_s(failures), until_s - self.clock.now()))
+        wait_s = max(self.retries.wait_s(failures), error.retry_after_s)
+        self.clock.sleep(min(wait_s, until_s - self.clock.now()))

@@ -10,7 +10,7 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_HELD = 10_000
 MAX_STREAM_SEGMENTS = 900  # a request line of 64 KB holds so many digests
 
-_DIGEST = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_DIGEST = {"type": "string", "maxLength": 64, "pattern": "^[0-9a-f]{64}$"}
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
 

@@ -74,16 +74,36 @@ def read_trace(path: str | os.PathLike) -> Trace:
         negative; names the file, the line and the value.
     """
     path = pathlib.Path(path)
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    try:
+        rates_at = _read_rates(path)
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from error
+    if not rates_at:
+        raise ValueError(f"{path} has no rows; a trace needs at least one")
+    times = [time - min(rates_at) for time in rates_at]
+    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    return Trace(
+        path.stem,
+        tuple(times),
+        tuple(math.fsum(rates) / len(rates) for rates in rates_at.values()),
+        times[-1] + step,
+    )
+
+
+def _read_rates(path: pathlib.Path) -> dict[float, list[float]]:
+    """Time of each row, in order -> its rates in bits a second."""
+    rates_at: dict[float, list[float]] = {}
+    last = -math.inf
+    # With the mark that spreadsheets put first, and the spaces that people put between.
+    with path.open(newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        missing = [name for name in _COLUMNS if name not in reader.fieldnames]
         if missing:
             raise ValueError(
                 f"{path} has the columns {reader.fieldnames}; it lacks {missing[0]!r}. "
                 f"A trace is a CSV file whose first line is {','.join(_COLUMNS)}"
             )
-        rates_at: dict[float, list[float]] = {}
-        last = -math.inf
         for row in reader:
             time, mbps = (_number(path, reader.line_num, name, row[name]) for name in _COLUMNS)
             if time < last:
@@ -98,16 +118,7 @@ def read_trace(path: str | os.PathLike) -> Trace:
                 )
             rates_at.setdefault(time, []).append(mbps * 1e6)
             last = time
-    if not rates_at:
-        raise ValueError(f"{path} has no rows; a trace needs at least one")
-    times = [time - min(rates_at) for time in rates_at]
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    return Trace(
-        path.stem,
-        tuple(times),
-        tuple(math.fsum(rates) / len(rates) for rates in rates_at.values()),
-        times[-1] + step,
-    )
+    return rates_at
 
 
 def _number(path: pathlib.Path, line: int, name: str, text: str | None) -> float:

@@ -1,8 +1,11 @@
 import json
 
+import jsonschema
 import pytest
 
 from accordion_jax.delivery.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_VALUES,
     Manifest,
     canonical_json,
     digest,
@@ -55,8 +58,6 @@ def test_views(manifest):
 
 
 def test_schema_is_a_valid_schema():
-    import jsonschema
-
     jsonschema.Draft202012Validator.check_schema(manifest_schema())
 
 
@@ -97,6 +98,20 @@ def _set(*path, to):
         (_set("table", "schema_version", to=9), "schema_version=9"),
         (_set("model", to={"family": "toy"}), "model is"),
         (_set("pickle", to="gASV"), "additionalProperties"),
+        # An end of line passes `$` in many languages, and names another file.
+        (_set("segments", 1, "sha256", to="0" * 64 + "\n"), "segments/1/sha256"),
+        (_set("segments", 1, "sha256", to="0" * 63 + "\n"), "segments/1/sha256"),
+        (_set("segments", 1, "name", to="block01\n"), "segments/1/name"),
+        (_set("ladder", 1, "name", to="toy-1\n"), "ladder/1/name"),
+        (_set("follows", to="0" * 64 + "\n"), "follows"),
+        (_set("segments", 1, "size_bytes", to=10**400), "segments/1/size_bytes"),
+        (_set("segments", 1, "depends_on", to=["base", 7]), "segments/1/depends_on/1"),
+        (_set("ladder", 1, "skip_mask", to=[False, 1]), "ladder/1/skip_mask/1"),
+        (_set("ladder", 1, "segments", to=["base", ["block01"]]), "ladder/1/segments/1"),
+        (_set("ladder", 1, "segments", to=[]), "ladder/1/segments"),
+        (_set("segments", to={"0": {}}), "segments is"),
+        (_set("ladder", to=[7]), "ladder/0 is 7"),
+        (_set("table", "rows", 0, "macs", to=10**400), "table/rows/0/macs"),
         (lambda d: d["ladder"].pop(), "no configuration needs segment 'block02'"),
     ],
 )
@@ -141,6 +156,57 @@ def test_numbers_that_are_not_finite_are_refused(manifest):
         make_manifest([100], [0.5], provenance={"run": float("nan")})
     with pytest.raises(ManifestError, match="JSON values"):
         make_manifest([100], [0.5], provenance={"run": object()})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b" " * MAX_MANIFEST_BYTES + b"{}", "16777218 bytes; a manifest has at most 16777216"),
+        (b"[" + b"0," * MAX_VALUES + b"0]", "values; a manifest has at most 524288"),
+        (b"[" * (MAX_VALUES + 1), "values; a manifest has at most"),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_is_parsed(monkeypatch, data, message):
+    monkeypatch.setattr(json, "loads", None)
+    with pytest.raises(ManifestError, match=message):
+        Manifest.from_bytes(data)
+
+
+def test_nesting_is_bounded_by_an_error(manifest):
+    for deep in (b"[" * 900 + b"]" * 900, b"[" * 200_000 + b"]" * 200_000):
+        data = manifest.to_bytes().replace(b'"run":"toy"', b'"run":' + deep)
+        with pytest.raises(ManifestError):
+            Manifest.from_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _set("segments", to=[0] * 300_000),
+        _set("ladder", 0, "skip_mask", to=[0] * 300_000),
+        _set("segments", 0, "depends_on", to=["nothing"] * 300_000),
+        _set("ladder", to=[[]] * 100_000),
+        _set("model", "input", to={"shape": [1] * 300_000}),
+        _set("model", "classes", to=[""] * 300_000),
+        _set("model", "collections", to={"x": [""] * 300_000}),
+        _set("table", "rows", to=[{}] * 100_000),
+    ],
+)
+def test_the_validator_sees_no_long_list(manifest, change, monkeypatch):
+    """What it takes grows with the values that it is given, at 10 to 60 us each."""
+    seen = 0
+    is_type = jsonschema.TypeChecker.is_type
+
+    def counted(self, instance, type):
+        nonlocal seen
+        seen += 1
+        return is_type(self, instance, type)
+
+    monkeypatch.setattr(jsonschema.TypeChecker, "is_type", counted)
+    with pytest.raises(ManifestError) as error:
+        Manifest.from_bytes(changed(manifest, change))
+    assert len(str(error.value)) < 1000
+    assert 0 < seen < 10_000
 
 
 def test_digests():

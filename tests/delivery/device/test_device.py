@@ -204,7 +204,9 @@ def test_a_stream_costs_one_round_trip_and_single_segments_one_each(
     served = Served(toy_bundle)
     device, _ = make_virtual(served, 100.0, latency_s=0.5)
     if not stream:
-        device.transport.url += f"/{served.model.model_id}/manifest.json"
+        device.transport.address = device.transport.address.under(
+            f"{served.model.model_id}/manifest.json"
+        )
     device.connect()
     assert device.transport.streams == stream
     outcome = device.upgrade()

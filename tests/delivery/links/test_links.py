@@ -103,6 +103,21 @@ def test_reading_a_trace(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefftime_s,downlink_mbps\n0,1\n2,3\n",
+        "time_s, downlink_mbps\n0, 1\n2, 3\n",
+        "\ufeff time_s ,downlink_mbps \r\n 0 , 1 \r\n 2 , 3 \r\n",
+        '"time_s","downlink_mbps"\n"0","1"\n"2","3"\n',
+    ],
+)
+def test_traces_are_read_as_spreadsheets_and_people_write_them(tmp_path, text):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    assert read_trace(path) == Trace("a", (0.0, 2.0), (1e6, 3e6), 4.0)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("time_s,mbps\n0,1\n", "lacks 'downlink_mbps'"),
@@ -111,6 +126,8 @@ def test_reading_a_trace(tmp_path):
         ("time_s,downlink_mbps\n0,1\n1,fast\n", "line 3: downlink_mbps='fast' is not a finite"),
         ("time_s,downlink_mbps\n0,1\n1,nan\n", "line 3: downlink_mbps='nan' is not a finite"),
         ("time_s,downlink_mbps\n0,1\n1\n", "line 3: downlink_mbps=None is not a finite"),
+        ("time_s,downlink_mbps\n0,1\x00\n", "bad.csv"),
+        ('time_s,downlink_mbps\n0,"' + 200_000 * "1", "is no CSV file: field larger"),
         ("time_s,downlink_mbps\n0,-1\n", "line 2: downlink_mbps=-1.0 is negative"),
         ("time_s,downlink_mbps\n0,1\n2,1\n1,1\n", "line 4: time_s=1.0 comes after 2.0"),
     ],
