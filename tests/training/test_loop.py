@@ -135,7 +135,8 @@ def test_each_draw_is_traced_once(tmp_path, monkeypatch):
     counted = chex.assert_max_traces(step_lib.train_step, n=len(draws))
     monkeypatch.setattr(step_lib, "train_step", counted)
     training.train(experiment, tmp_path)
-    with pytest.raises(AssertionError, match="is traced > 2 times"):  # the counter has reached its bound
+    # The counter has reached its bound.
+    with pytest.raises(AssertionError, match="is traced > 2 times"):
         training.train(make(run__compile="ahead", train__steps=2), tmp_path / "again")
 
 
