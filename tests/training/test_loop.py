@@ -4,12 +4,14 @@ import json
 import os
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
 
 from accordion_jax import data, training
 from accordion_jax.runs import config as config_lib
+from accordion_jax.training import step as step_lib
 from accordion_jax.training.metrics import MetricWriter
 
 
@@ -125,19 +127,16 @@ def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
     with_state.close()
 
 
-def test_compilations_equal_the_configurations_drawn(tmp_path, monkeypatch):
-    made = []
-    original = training.loop._Loop._step_of
-
-    def counting(self, draw, **arguments):
-        made.append(draw)
-        return original(self, draw, **arguments)
-
-    monkeypatch.setattr(training.loop._Loop, "_step_of", counting)
+def test_each_draw_is_traced_once(tmp_path, monkeypatch):
     experiment = make(run__compile="ahead", train__steps=4)
+    draws = {experiment.draw(step) for step in range(4)}
+    assert len(draws) == 2
+    chex.clear_trace_counter()
+    counted = chex.assert_max_traces(step_lib.train_step, n=len(draws))
+    monkeypatch.setattr(step_lib, "train_step", counted)
     training.train(experiment, tmp_path)
-    assert len(made) == len(set(made))
-    assert set(made) == {experiment.draw(step) for step in range(4)}
+    with pytest.raises(AssertionError, match="is traced > 2 times"):  # the counter has reached its bound
+        training.train(make(run__compile="ahead", train__steps=2), tmp_path / "again")
 
 
 def test_skipped_blocks_stay_as_they_were_through_a_run(tmp_path):
