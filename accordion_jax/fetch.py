@@ -8,20 +8,20 @@ URL is that of an endpoint (http://127.0.0.1:8000), or of a bundle's folder on a
 was fetched stays in --cache. With --predict the model runs from the moment its base is in.
 """
 
-import importlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
+from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import Progress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
-from accordion_jax.delivery.errors import DeliveryError
+from accordion_jax.delivery.errors import CacheLimitError, DeliveryError
+from accordion_jax.delivery.runtimes.predicting import Predictor
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number, WholeNumber
 
@@ -76,8 +76,9 @@ _PLAN_AT_ENDPOINT = flags.DEFINE_bool(
 _PREDICT = flags.DEFINE_string(
     "predict",
     None,
-    "Images to classify: FILE.npy (uint8, [n, height, width, colours]), FILE.npz with 'images' and "
-    "maybe 'labels', or 'random'.",
+    "Examples to run it on: FILE.npy with the inputs (images: uint8, [n, height, width, colours]), "
+    "FILE.npz with arrays of the task's names ('images', or 'features', and maybe 'labels'), or "
+    "'random'.",
 )
 command.renamed(
     {
@@ -98,10 +99,6 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError("give --upgrade or --step_down, not both")
     for chatty in ("httpx", "jax"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if _PREDICT.value:
-        # Only then, for JAX takes a second to load; and before the request, so that its deadline
-        # is the link's alone.
-        importlib.import_module("accordion_jax.delivery.runtimes.networks")
     if _LINK_BPS.value is not None and _TRACE.value is not None:
         raise app.UsageError("give --link_bps or --trace, not both")
     client = environment_client(
@@ -114,26 +111,46 @@ def main(argv: Sequence[str]) -> None:
         progress = Progress(device)
         device.add_listener(progress)
         start_s = device.clock.now()
-        device.connect(_MODEL.value, offline=_STEP_DOWN.value is not None)
-        predictor = _Predictor(device, start_s) if _PREDICT.value else None
-        if _STEP_DOWN.value is not None:
-            device.step_down(depth=_STEP_DOWN.value, max_macs=_MAX_MACS.value)
-        elif _UPGRADE.value:
-            device.upgrade()
-        else:
-            _fetch(device, start_s)
+        device.connect(
+            _MODEL.value, offline=_STEP_DOWN.value is not None, deadline_s=_DEADLINE_S.value
+        )
+        predictor = None
+        if _PREDICT.value:
+            loading_s = device.clock.now()
+            runtimes.find(device.manifest)
+            # Loading JAX takes a second, which is not the link's: the deadline is.
+            start_s += device.clock.now() - loading_s
+            predictor = Predictor(device, _PREDICT.value, start_s)
+        too_small = None
+        try:
+            if _STEP_DOWN.value is not None:
+                device.step_down(depth=_STEP_DOWN.value, max_macs=_MAX_MACS.value)
+            elif _UPGRADE.value:
+                device.upgrade()
+            else:
+                _fetch(device, start_s)
+        except CacheLimitError as error:
+            if device.in_use is None:
+                raise
+            too_small = error  # what is here already runs all the same
         progress.close()
         print(summary(device))
         if predictor:
             print(predictor.finish())
         device.close()
+    if too_small:
+        raise too_small
     if device.in_use is None:
         raise command.CommandError(
             "not even the base of the model is here, so there is nothing to run yet; what has "
             "arrived is kept: give the same command again, with more time or bytes"
         )
-
     missing_bytes = device.manifest.size_bytes - device.holding.size_bytes
+    if _UPGRADE.value and device.newer:
+        raise command.CommandError(
+            "the newer version could not be fetched, for the problems above; the one before stays "
+            "in use, and the same command goes on from there"
+        )
     if _UPGRADE.value and missing_bytes:
         raise command.CommandError(
             f"the full model is not complete: {missing_bytes} bytes are missing, for the problems "
@@ -154,63 +171,6 @@ def _fetch(device: Device, start_s: float) -> None:
         # The device asked when it asked for the manifest.
         spent_s = device.clock.now() - start_s
         device.fetch_by(max(0.0, _DEADLINE_S.value - spent_s), **requirements)
-
-
-class _Predictor:
-    """Runs the model on the images of --predict while it arrives."""
-
-    def __init__(self, device: Device, start_s: float):
-        from accordion_jax.delivery.runtimes.networks import Runtime
-
-        self._images, self._labels = _read_images(_PREDICT.value or "", device)
-        self._batch_size = min(len(self._images), 250)
-        self._clock, self._start_s = device.clock, start_s
-        self._first = ""
-        self._runtime = Runtime(device, batch_sizes=(self._batch_size,), on_swap=self._on_swap)
-
-    def _on_swap(self, runtime, configuration) -> None:
-        if not self._first:
-            runtime.predict(self._images[: self._batch_size])
-            seconds = self._clock.now() - self._start_s
-            self._first = f"{seconds:.2f} s after the request, by {configuration.name}"
-
-    def finish(self) -> str:
-        """Classifies all images at the depth in use, and says how that went."""
-        runtime, in_use = self._runtime, self._runtime.device.in_use
-        if in_use is None:
-            return "predictions  none yet"
-        while not runtime.wait(0.2, configuration=in_use.name):
-            if runtime.problems:
-                break
-        step = self._batch_size
-        batches = [
-            runtime.predict(self._images[i : i + step]) for i in range(0, len(self._images), step)
-        ]
-        runtime.close()
-        classes = np.concatenate([batch.logits for batch in batches]).argmax(-1)
-        lines = [
-            f"first        prediction {self._first}",
-            f"predictions  {len(classes)} by {batches[-1].configuration}: "
-            f"{' '.join(map(str, classes[:10]))}{' …' if len(classes) > 10 else ''}",
-        ]
-        if self._labels is not None:
-            wrong = float(np.mean(classes != self._labels))
-            lines.append(f"measured     error {wrong:.4f} on these {len(classes)} images")
-        lines += [f"problem      {problem}" for problem in runtime.problems]
-        return "\n".join(lines)
-
-
-def _read_images(source: str, device: Device) -> tuple[np.ndarray, np.ndarray | None]:
-    if source == "random":
-        shape = device.manifest.model["input"]["shape"]
-        rng = np.random.default_rng(0)
-        return rng.integers(0, 256, (16, *shape), dtype=np.uint8), None
-    loaded = np.load(source, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded, None
-    if "images" not in loaded:
-        raise ValueError(f"{source} has the arrays {sorted(loaded)}; wanted 'images'")
-    return loaded["images"], loaded.get("labels")
 
 
 def run(argv: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Runs a grid of configs and seeds within a time budget, and goes on where it stopped.
 
     python -m accordion_jax.grid --configs=configs/resnet56_coml.py,configs/resnet56_resnet.py \
-        --seeds=0,1,2 --out=results --budget_minutes=25 -- --config.data.name=cifar100
+        --seeds=0,1,2 --out=results --budget_s=1500 -- --config.data.name=cifar100
 
 What is done is skipped, what is not is resumed, and a run that fails does not stop the others. Each
 run is a process of `accordion_jax.main` with its own folder under --runs; its tables, curves,
@@ -13,72 +13,82 @@ import pathlib
 import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
-from accordion_jax.runs import grid
-from accordion_jax.runs import process as job
+from accordion_jax.runs import grid, process
+from accordion_jax.runs.reporting import Report
+from accordion_jax.runs.sessions import seconds_spent
+from accordion_jax.system import command
 from accordion_jax.system.files import write_json
+from accordion_jax.system.progress import duration
 
 _CONFIGS = flags.DEFINE_list("configs", [], "Config files, each FILE or FILE:VARIANT.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds, each at least 0.")
 _OUT = flags.DEFINE_string("out", "results", "Folder for the small result files.")
 _RUNS = flags.DEFINE_string("runs", "runs", "Folder of the runs, with their checkpoints.")
-_BUDGET = flags.DEFINE_float("budget_minutes", 0.0, "Ends within so many minutes; 0: no limit.")
+_BUDGET = flags.DEFINE_float("budget_s", 0.0, "Ends within so many seconds; 0: no limit.")
 _GRACE = flags.DEFINE_float(
-    "grace_seconds", 60.0, "Of the budget, what a run has to save; then it is killed."
+    "grace_s", 60.0, "Seconds, within the budget, that a run has to save; then it is killed."
 )
+command.renamed(
+    {"budget_minutes": "--budget_s (in seconds)", "grace_seconds": "--grace_s (in seconds)"}
+)
+
+# Seconds between two lines of a run's progress where there is no terminal.
+_EVERY_S = 30.0
 
 
 def main(argv: list[str]) -> None:
     """Works through the grid and prints how every run stands."""
     began = time.monotonic()
-    stop = job.Stop(_stop_at(began), _GRACE.value)
+    budget = process.Budget(_stop_at(began), _GRACE.value)
     runs = grid.plan(_CONFIGS.value, _whole_numbers(_SEEDS.value), _RUNS.value, argv[1:])
     out = pathlib.Path(_OUT.value)
     screen = _Screen(len(runs))
-    with stop:
-        outcomes = []
+    with budget:
+        verdicts = []
         for number, run in enumerate(runs, 1):
             screen.begin(number, run.name)
-            outcome = _one(run, stop, screen)
+            verdict = _one(run, budget, screen)
             grid.keep_small_files(run, out)
-            screen.end(_words(outcome))
-            outcomes.append(outcome)
-            _write_summary(out, runs, outcomes)
-    print(_table(runs, outcomes))
-    print(f"{_minutes(time.monotonic() - began)} now; results in {out}, runs in {_RUNS.value}")
-    if any(outcome.state == "failed" for outcome in outcomes):
+            screen.end(_words(verdict))
+            verdicts.append(verdict)
+            _write_summary(out, runs, verdicts)
+    print(_table(runs, verdicts))
+    spent = duration(time.monotonic() - began)
+    print(f"{spent} now; results in {out}, runs in {_RUNS.value}")
+    if any(verdict.state == "failed" for verdict in verdicts):
         sys.exit(1)
 
 
-def _one(run: grid.GridRun, stop: job.Stop, screen: "_Screen") -> job.Outcome:
+def _one(run: grid.GridRun, budget: process.Budget, screen: "_Screen") -> process.Verdict:
     """How a run stands after it was worked on, if it needed that and there was time."""
     there = grid.look(run)
     if there.state == "done":
-        return job.Outcome("done", there.step, there.step, "before")
+        return process.Verdict("done", there.step, there.step, "before")
     # What is left must be worth starting a process for.
-    if stop.left_s < min(stop.grace_s, 10.0):
-        return job.Outcome(there.state, there.step, None, stop.reason)
+    if budget.left_s < min(budget.grace_s, 10.0):
+        return process.Verdict(there.state, there.step, None, budget.reason)
     try:
-        return job.work_on(run, stop, show=screen.show)
+        return process.work_on(run, budget, show=screen.show, follow=screen.follow)
     except (ValueError, OSError) as error:  # of this run's folder: the others may be well
-        return job.Outcome("failed", there.step, None, str(error))
+        return process.Verdict("failed", there.step, None, str(error))
 
 
 def _stop_at(began: float) -> float:
     """When runs are told to stop, as `time.monotonic`."""
-    budget_s, grace_s = _BUDGET.value * 60, _GRACE.value
-    if budget_s < 0 or grace_s <= 0:
+    budget_s, grace_s = _BUDGET.value, _GRACE.value
+    if not budget_s >= 0 or not grace_s > 0:
         raise ValueError(
-            f"--budget_minutes={_BUDGET.value:g} and --grace_seconds={grace_s:g}: wanted a budget "
-            "of 0 (none) or more, and a positive grace"
+            f"--budget_s={budget_s:g} and --grace_s={grace_s:g}: wanted a budget of 0 (none) or "
+            "more, and a positive grace"
         )
     if not budget_s:
         return float("inf")
     if budget_s < 2 * grace_s:
         raise ValueError(
-            f"--budget_minutes={_BUDGET.value:g} is less than twice --grace_seconds={grace_s:g}: "
-            f"too little to train in; wanted {2 * grace_s / 60:g} minutes or more, or less grace"
+            f"--budget_s={budget_s:g} is less than twice --grace_s={grace_s:g}: too little to "
+            f"train in; wanted {2 * grace_s:g} or more, or less grace"
         )
     return began + budget_s - grace_s
 
@@ -97,7 +107,7 @@ class _Screen:
         self._count, self._inline = count, sys.stdout.isatty()
 
     def begin(self, number: int, name: str) -> None:
-        self._label = f"[{number}/{self._count}] {name}"
+        self._label, self._followed = f"[{number}/{self._count}] {name}", float("-inf")
         self.show("starts")
 
     def show(self, news: str, end: bool = False) -> None:
@@ -107,36 +117,62 @@ class _Screen:
         elif news != "starts":
             print(line, flush=True)
 
+    def follow(self, report: Report) -> None:
+        """Shows how far a run is; elsewhere than on a terminal, now and then."""
+        if self._inline or time.monotonic() - self._followed >= _EVERY_S:
+            self._followed = time.monotonic()
+            self.show(_far(report))
+
     def end(self, news: str) -> None:
         self.show(news, end=True)
         if self._inline:
             print()
 
 
-def _words(outcome: job.Outcome) -> str:
-    """An outcome in one line."""
-    of = f" of {outcome.total}" if outcome.total else ""
-    step = f" (step {outcome.step}{of})" if outcome.step else ""
-    return f"{outcome.state}{step}" + (f": {outcome.reason}" if outcome.reason else "")
+def _far(report: Report) -> str:
+    """How far a run is, in one line."""
+    said = [f"step {report.step}/{report.total_steps}"]
+    if report.loss is not None:
+        said.append(f"loss {report.loss:.3f}")
+    if report.examples_per_second is not None:
+        said.append(f"{report.examples_per_second:.0f} examples/s")
+    if report.seconds_left is not None:
+        said.append(f"{duration(report.seconds_left)} left")
+    return ", ".join(said)
 
 
-def _table(runs: tuple[grid.GridRun, ...], outcomes: list[job.Outcome]) -> str:
+def _spent_s(run: grid.GridRun) -> float:
+    """Seconds spent on a run; 0 where its record is damaged, of which its verdict has told."""
+    try:
+        return seconds_spent(run.workdir)
+    except ValueError:
+        return 0.0
+
+
+def _words(verdict: process.Verdict) -> str:
+    """A verdict in one line."""
+    of = f" of {verdict.total}" if verdict.total else ""
+    step = f" (step {verdict.step}{of})" if verdict.step else ""
+    return f"{verdict.state}{step}" + (f": {verdict.reason}" if verdict.reason else "")
+
+
+def _table(runs: tuple[grid.GridRun, ...], verdicts: list[process.Verdict]) -> str:
     """How every run stands, as text."""
     width = max(len(run.name) for run in runs)
     lines = ["", f"{'run':{width}s}  state      step            time spent   full error"]
-    for run, outcome in zip(runs, outcomes, strict=True):
-        step = f"{outcome.step}/{outcome.total or '?'}"
+    for run, verdict in zip(runs, verdicts, strict=True):
+        step = f"{verdict.step}/{verdict.total or '?'}"
         table = grid.look(run).table
         error = f"{table.full.top1_error:.2%}" if table else "-"
-        reason = outcome.reason if outcome.state != "done" else ""
-        spent = _minutes(grid.seconds_spent(run.workdir))
-        line = f"{run.name:{width}s}  {outcome.state:9s}  {step:14s}  {spent:11s}  {error:>10s}"
+        reason = verdict.reason if verdict.state != "done" else ""
+        spent = duration(_spent_s(run))
+        line = f"{run.name:{width}s}  {verdict.state:9s}  {step:14s}  {spent:11s}  {error:>10s}"
         lines.append(f"{line}  {reason}".rstrip())
     return "\n".join(lines)
 
 
 def _write_summary(
-    out: pathlib.Path, runs: tuple[grid.GridRun, ...], outcomes: list[job.Outcome]
+    out: pathlib.Path, runs: tuple[grid.GridRun, ...], verdicts: list[process.Verdict]
 ) -> None:
     """Writes ``<out>/grid.json``, how every run stands, for programs to read."""
     rows = [
@@ -144,34 +180,21 @@ def _write_summary(
             "name": run.name,
             "config": run.spec,
             "overrides": list(run.overrides),
-            "state": outcome.state,
-            "step": outcome.step,
-            "total_steps": outcome.total,
-            "seconds": round(grid.seconds_spent(run.workdir), 1),
-            "reason": outcome.reason,
+            "state": verdict.state,
+            "step": verdict.step,
+            "total_steps": verdict.total,
+            "seconds": round(_spent_s(run), 1),
+            "reason": verdict.reason,
         }
-        for run, outcome in zip(runs, outcomes, strict=False)
+        for run, verdict in zip(runs, verdicts, strict=False)
     ]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "grid.json", {"runs": rows})
 
 
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
 def run(argv: list[str] | None = None) -> None:
-    """Runs `main` with errors a person can act on in place of tracebacks."""
-
-    def guarded(arguments: list[str]) -> None:
-        try:
-            main(arguments)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-
-    app.run(guarded, argv=argv)
+    """Runs the command."""
+    command.run(main, argv=argv)
 
 
 if __name__ == "__main__":

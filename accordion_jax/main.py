@@ -18,6 +18,8 @@ from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.models.costs import unit_costs
+from accordion_jax.runs.folder import BusyError, check_path, held
+from accordion_jax.runs.reporting import ending
 
 _log = logging.getLogger("accordion_jax")
 
@@ -66,6 +68,17 @@ def main(argv: list[str]) -> None:
     workdirs = _workdirs(config, seeds)
     for workdir in workdirs:
         _log.info("workdir: %s", workdir)
+        check_path(workdir)
+    with (
+        held(workdirs if first else []),
+        ending(workdirs if first else [], preempted=training.Preempted),
+    ):
+        _train_and_sweep(config, seeds, workdirs)
+
+
+def _train_and_sweep(config, seeds: tuple[int, ...], workdirs: list[pathlib.Path]) -> None:
+    """Trains and sweeps the runs of some seeds, each in its workdir."""
+    first = jax.process_index() == 0
     _set_compilation_cache(config.run.compilation_cache, workdirs[0])
 
     started = time.monotonic()
@@ -116,7 +129,7 @@ def main(argv: list[str]) -> None:
         if not first:
             continue
         base, blocks = unit_costs(
-            experiment.model, data.unreplicate(variables), experiment.image_shape
+            experiment.model, data.unreplicate(variables), experiment.example_shape
         )
         facts = training.provenance(each, step)
         table = evaluation.make_table(ladder, counts, base, blocks, facts)
@@ -187,6 +200,7 @@ def run(argv: list[str] | None = None) -> None:
         except (
             ValueError,
             FileNotFoundError,
+            BusyError,
             training.CheckpointError,
             training.DivergedError,
             data.DatasetUnavailableError,

@@ -11,7 +11,6 @@ import logging
 import pathlib
 from collections.abc import Sequence
 
-import numpy as np
 from absl import app, flags
 
 from accordion_jax.delivery.bundle.manifest import Manifest
@@ -35,6 +34,7 @@ from accordion_jax.delivery.links.replay import (
     whole,
 )
 from accordion_jax.delivery.links.traces import find_traces, read_trace
+from accordion_jax.delivery.runtimes.examples import read_examples
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number
 
@@ -52,8 +52,8 @@ _SMALL = flags.DEFINE_multi_string(
 _DATA = flags.DEFINE_string(
     "data",
     None,
-    "FILE.npz with 'images' (uint8) and 'labels': the error of the 8-bit model is measured on it. "
-    "Without it, it is taken to be the full model's, and the picture says so.",
+    "FILE.npz with 'images' and 'labels' (or as the task names them): the error of the 8-bit model "
+    "is measured on it. Without it, it is taken to be the full model's, and the picture says so.",
 )
 _STARTS = flags.DEFINE_integer("starts", 200, "Requests a trace.", 1)
 _HORIZON_S = flags.DEFINE(Number(0.01), "horizon_s", 30.0, "Seconds after the request to look at.")
@@ -120,14 +120,18 @@ def _eight_bits(manifest: Manifest) -> Method:
         return whole(name, size_bytes, manifest.table.full.top1_error)
     logging.getLogger("jax").setLevel(logging.WARNING)
     # Here, not above: without data no model is run, and JAX is not needed.
-    from accordion_jax.delivery.runtimes.networks import top1_error
+    from accordion_jax.delivery import runtimes
+    from accordion_jax.delivery.runtimes.networks import error_rate
 
-    data = np.load(_DATA.value, allow_pickle=False)
-    error = top1_error(manifest, quantised, data["images"], data["labels"])
-    plain = top1_error(manifest, variables, data["images"], data["labels"])
+    task = runtimes.make(manifest).task
+    inputs, targets = read_examples(_DATA.value, task)
+    if targets is None:
+        raise ValueError(f"{_DATA.value} has no {task.target_name!r}; the error needs them")
+    error = error_rate(manifest, quantised, inputs, targets)
+    plain = error_rate(manifest, variables, inputs, targets)
     print(
-        f"8 bits: error {error:.4f} measured on {len(data['labels'])} images, on which the full "
-        f"model's is {plain:.4f} (look-up table: {manifest.table.full.top1_error:.4f})"
+        f"8 bits: error {error:.4f} measured on {len(targets)} {task.example_name}s, on which the "
+        f"full model's is {plain:.4f} (look-up table: {manifest.table.full.top1_error:.4f})"
     )
     return whole("8 bits, whole", size_bytes, error)
 

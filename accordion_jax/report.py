@@ -7,13 +7,13 @@ Runs that differ only in seed become one curve, their mean and standard deviatio
 
 import pathlib
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
 from accordion_jax import evaluation
 from accordion_jax.depth import LookupTable, Row
+from accordion_jax.system import command
 
 _OUT = flags.DEFINE_string("out", "report.png", "The picture; its ending gives the format.")
 _SHARES = flags.DEFINE_list(
@@ -22,7 +22,7 @@ _SHARES = flags.DEFINE_list(
 _ERRORS = flags.DEFINE_list(
     "errors",
     ["10", "20", "30", "40", "50"],
-    "Per cent of top-1 error for which to print the smallest share of bytes that reaches it.",
+    "Per cent of error for which to print the smallest share of bytes that reaches it.",
 )
 _BITS = flags.DEFINE_integer(
     "bits_per_parameter", 0, "Of the picture's axis; 0 is the true bytes. The paper counts 64."
@@ -71,19 +71,16 @@ def main(argv: list[str]) -> None:
         for value in flag.value:
             if not value.replace(".", "", 1).isdigit() or not 0 < float(value) <= 100:
                 raise app.UsageError(f"--{flag.name}: {value!r} is not a per cent in (0, 100]")
-    try:
-        groups = evaluation.group_seeds([LookupTable.read(pathlib.Path(path)) for path in argv[1:]])
-        curves = [
-            evaluation.average_seeds(label, tables, _BITS.value) for label, tables in groups.items()
-        ]
-        axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
-        picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    tables = [LookupTable.read(pathlib.Path(path)) for path in argv[1:]]
+    error_name = evaluation.error_name(tables)
+    article = "an" if error_name[:1] in "aeiou" else "a"
+    groups = evaluation.group_seeds(tables)
+    curves = [evaluation.average_seeds(label, each, _BITS.value) for label, each in groups.items()]
+    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
+    picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis, error_name=error_name)
     print(
         _table(
-            "top-1 error at a share of the bytes",
+            f"{error_name} at a share of the bytes",
             _SHARES.value,
             groups,
             lambda table, share: _error(table.at_share_of_bytes(share)),
@@ -92,7 +89,7 @@ def main(argv: list[str]) -> None:
     print()
     print(
         _table(
-            "least share of the bytes for a top-1 error",
+            f"least share of the bytes for {article} {error_name}",
             _ERRORS.value,
             groups,
             lambda table, error: _share(table.smallest_reaching(error)),
@@ -101,5 +98,10 @@ def main(argv: list[str]) -> None:
     print(f"\n  {picture}")
 
 
+def run(argv: list[str] | None = None) -> None:
+    """Runs the command."""
+    command.run(main, argv=argv)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    run()

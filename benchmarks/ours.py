@@ -1,9 +1,9 @@
-"""The work of the benchmark, done by this package's own compiled step and sweep."""
+"""The work that is measured: the package's own step and sweep, by its public parts."""
 
-import resource
-import sys
+import functools
+import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,29 +11,39 @@ import numpy as np
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.data import loading
-from accordion_jax.depth import SkipMask
+from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax.delivery.bundle.writing import write_bundle
+from accordion_jax.depth import draw, make_ladder
+from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs.config import default_config
-from benchmarks.work import MEAN, NUM_CLASSES, STD, Options, random_data
+from accordion_jax.training import layout
+from benchmarks import work
+from benchmarks.work import Options, SkipMask
+
+Overrides = Mapping[str, Any]
 
 
 def make_experiment(
-    options: Options, overrides: Mapping[str, Any] | None = None
+    options: Options, overrides: Overrides | None = None, num_classes: int = work.NUM_CLASSES
 ) -> training.Experiment:
     """Returns the experiment of a CoML-05 run on random images.
 
     Args:
       options: the size of the work.
       overrides: further fields of the config, such as ``data.flip``.
+      num_classes: of the images.
     """
-    images, labels = random_data(options.examples)
-    dataset = data.Dataset("random", images, labels, NUM_CLASSES, MEAN, STD)
+    images, labels = work.random_data(options.examples, num_classes)
+    dataset = data.Dataset("random", images, labels, num_classes, work.MEAN, work.STD)
     config = default_config()
-    config.model.stage_sizes = options.stage_sizes
-    config.model.dtype = options.precision
-    config.train.batch_size = options.batch_size
-    config.data.name = "random"
-    config.data.pad = options.pad
-    config.update_from_flattened_dict(overrides or {})
+    fields = {
+        "model.stage_sizes": (options.depth_n,) * 3,
+        "model.dtype": options.precision,
+        "train.batch_size": options.batch_size,
+        "data.name": "random",
+        "data.pad": work.PAD,
+    }
+    config.update_from_flattened_dict(fields | dict(overrides or {}))
     loading.LOADERS["random"] = lambda *_: dataset
     try:
         return training.make_experiment(config, jax.device_count())
@@ -41,56 +51,118 @@ def make_experiment(
         del loading.LOADERS["random"]
 
 
+def write_random_bundle(folder: pathlib.Path, depth_n: int) -> pathlib.Path:
+    """Writes a bundle of a ResNet-(6n+2) for 10 classes under CoML, and returns its folder.
+
+    Random weights, and errors that fall with depth as they do for trained networks: delivery does
+    not look at either. ResNet-110 (n = 18) is 7.1 MB in 55 segments.
+    """
+    experiment = make_experiment(Options(depth_n, examples=124), num_classes=10)
+    model, ladder = experiment.model, experiment.ladder
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: rng.uniform(0.01, 0.1, x.shape).astype(x.dtype), experiment.shapes.variables
+    )
+    errors = np.array([round(9000 * 0.95**configuration.depth) for configuration in ladder])
+    counts = evaluation.Counts(10_000, errors, np.ones(len(ladder)))
+    costs = unit_costs(model, variables, work.IMAGE_SHAPE)
+    parts = bundle_parts(
+        variables,
+        base_names=model.base_names,
+        block_names=model.block_names,
+        description=experiment.description | {"classes": None},
+        ladder=ladder,
+        table=evaluation.make_table(ladder, counts, *costs, {"scheme": "coml"}),
+    )
+    return write_bundle(folder, **parts)
+
+
+def rungs(scheme: str, options: Options, count: int) -> dict[str, SkipMask]:
+    """Returns name -> skip mask of so many configurations of a ladder, the full model last."""
+    ladder = make_ladder(scheme, (options.depth_n,) * 3)
+    chosen = (ladder[i] for i in work.evenly_spaced(len(ladder) - 1, count))
+    return {each.name: each.skip_mask for each in chosen}
+
+
+def compile_step(
+    experiment: training.Experiment,
+    skip_mask: SkipMask,
+    devices: Sequence[jax.Device],
+    seeds: Sequence[int] = (0,),
+) -> jax.stages.Compiled:
+    """Returns the compiled step of a skip mask for devices that need not be there.
+
+    Args:
+      experiment: its step and its shapes.
+      skip_mask: static; True skips that block.
+      devices: that share the batch, also those of a topology without hardware.
+      seeds: of the runs that take it at once.
+    """
+    together = _together(experiment, devices, seeds)
+    arguments = together.shapes.keep(experiment.units(skip_mask)), *_data(together)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments
+    )
+    mapped: Any = together.mapped_step(skip_mask, devices)
+    return mapped.lower(*shapes).compile()
+
+
+def _together(
+    experiment: training.Experiment, devices: Sequence[jax.Device], seeds: Sequence[int]
+) -> training.Together:
+    """The runs as these devices want them, which need not be the default ones."""
+    kernels = layout.preferred(devices[0], experiment.config.model.dtype)
+    return training.Together([experiment.with_seed(seed) for seed in seeds], kernels)
+
+
+def _data(together: training.Together) -> tuple:
+    """What a step is given beside its state, on a device: order, images, labels, key."""
+    dataset, several = together.experiment.train, len(together.seeds) > 1
+    order = np.arange(len(dataset), dtype=np.int32)
+    orders = np.stack([order] * len(together.seeds)) if several else order
+    return orders, dataset.rows, dataset.labels, together.key
+
+
 class Ours:
-    """The work of the benchmark, done by JAX: the loop's compiled variants, one a depth."""
+    """A run in memory: the loop's compiled variants, one a skip mask."""
 
     def __init__(
         self,
         options: Options,
-        overrides: Mapping[str, Any] | None = None,
-        compiler_options: Mapping[str, str | bool] | None = None,
+        overrides: Overrides | None = None,
         seeds: Sequence[int] = (0,),
+        devices: Sequence[jax.Device] | None = None,
     ):
-        """Makes the state and puts the data on the devices; compiles nothing.
+        """Makes the state and puts it and the data on the devices; compiles nothing.
 
         Args:
           options: the size of the work.
           overrides: as `make_experiment`.
-          compiler_options: of XLA, beside those of the loop.
           seeds: trained as one.
+          devices: that share the batch; all where None.
         """
-        self.options = options
+        self.options, self._devices = options, devices or jax.devices()
         self.experiment = make_experiment(options, overrides)
-        experiment = self.experiment
-        together = self.together = training.Together([experiment.with_seed(s) for s in seeds])
-        states = [each.init() for each in together.experiments]
-        self.state = together.place(states)
-        dataset = experiment.train
-        self.images, self.labels = data.replicate((dataset.rows, dataset.labels))
-        self.key = data.replicate(together.key)
-        self.order = together.mapped_epoch_order()(self.state.step, self.key)
-        flags = training.cpu_compiler_options() | dict(compiler_options or {})
-        self.variants = training.Variants(self._step_of, flags)
-        self._sweep: evaluation.Sweep | None = None
+        self.together = _together(self.experiment, self._devices, seeds)
+        state = self.together.arrange([run.init() for run in self.together.experiments])
+        replicate = jax.pmap(lambda x, _: x, in_axes=(None, 0), devices=self._devices)
+        on_devices = replicate((state, *_data(self.together)), np.zeros(len(self._devices)))
+        self.state, *self._data = on_devices
+        self.compiler_options = training.cpu_compiler_options()
+        self.variants = training.Variants(self.step_of, self.compiler_options)
 
-    def _arguments(self, skip_mask: SkipMask) -> tuple[Any, ...]:
-        kept = self.state.keep(self.experiment.units(skip_mask))
-        return kept, self.order, self.images, self.labels, self.key
+    def step_of(self, skip_mask: SkipMask) -> tuple[Callable, tuple]:
+        """Returns the mapped step of a skip mask, and what it is given."""
+        return self.together.mapped_step(skip_mask, self._devices), self._arguments(skip_mask)
 
-    def _step_of(self, skip_mask):
-        return self.together.mapped_step(skip_mask), self._arguments(skip_mask)
+    def _arguments(self, skip_mask: SkipMask) -> tuple:
+        return self.state.keep(self.experiment.units(skip_mask)), *self._data
 
-    def train(self, depths: Sequence[int]) -> float:
-        """Takes a step of each depth; returns the seconds until all are done."""
-        return self.take([self.options.mask(depth) for depth in depths])
-
-    def take(self, skip_masks: Sequence[SkipMask]) -> float:
-        """Takes a step of each skip mask; returns the seconds until all are done."""
-        started = time.perf_counter()
-        for mask in skip_masks:
-            metrics = self.start(mask)
-        jax.block_until_ready((self.state, metrics))
-        return time.perf_counter() - started
+    def drawn(self, steps: int) -> list[SkipMask]:
+        """Returns the skip masks of the first steps, as the run draws them."""
+        ladder, policy = self.experiment.ladder, self.experiment.policy
+        seed = self.experiment.depth_seed
+        return [ladder[draw(policy, seed=seed, step=i)].skip_mask for i in range(steps)]
 
     def start(self, skip_mask: SkipMask) -> dict[str, jax.Array]:
         """Starts a step; returns its metrics, which are there when it is done."""
@@ -98,29 +170,43 @@ class Ours:
         self.state = self.state.merge(updated)
         return metrics
 
-    def compile(self, depths: Sequence[int]) -> float:
-        """Compiles depths, several at once; returns the seconds."""
+    def train(self, skip_masks: Sequence[SkipMask]) -> float:
+        """Takes a step of each skip mask; returns the seconds until all are done."""
         started = time.perf_counter()
-        for _ in self.variants.compile_ahead([self.options.mask(depth) for depth in depths]):
+        metrics = [self.start(mask) for mask in skip_masks]
+        jax.block_until_ready((self.state, metrics))
+        return time.perf_counter() - started
+
+    def compile(self, skip_masks: Sequence[SkipMask], workers: int = 0) -> float:
+        """Compiles steps, several at once (0: one a core); returns the seconds."""
+        started = time.perf_counter()
+        for _ in self.variants.compile_ahead(skip_masks, workers):
             pass
         return time.perf_counter() - started
 
-    def sweep(self) -> float:
-        """Measures every prefix on the sweep's images in one pass; returns the seconds."""
-        if self._sweep is None:
-            self._sweep = evaluation.Sweep(
-                self.experiment.model,
-                self.experiment.ladder.skip_masks,
-                self.experiment.train,
-                batch_size=self.options.sweep_batch_size,
-                examples=self.options.sweep_examples,
-                compiler_options=training.cpu_compiler_options(),
-            )
-        variables = jax.block_until_ready(self.variables)
-        started = time.perf_counter()
-        counts = self._sweep(variables)
-        np.asarray(counts.errors)
-        return time.perf_counter() - started
+    def sweep_of(self, skip_masks: Sequence[SkipMask]) -> Callable[[], float]:
+        """Returns a function that measures skip masks in one pass, and returns the seconds."""
+        sweep = evaluation.Sweep(
+            self.experiment.model,
+            tuple(skip_masks),
+            self.experiment.train,
+            batch_size=self.options.sweep_batch_size,
+            examples=self.options.sweep_examples,
+            compiler_options=self.compiler_options,
+        )
+
+        def timed() -> float:
+            variables = jax.block_until_ready(self.variables)
+            started = time.perf_counter()
+            np.asarray(sweep(variables).errors)
+            return time.perf_counter() - started
+
+        return timed
+
+    @functools.cached_property
+    def sweep(self) -> Callable[[], float]:
+        """Measures every truncation in one pass; returns the seconds."""
+        return self.sweep_of(self.experiment.ladder.skip_masks)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -132,10 +218,12 @@ class Ours:
         device = jax.local_devices()[0]
         if device.platform != "cpu" and (stats := device.memory_stats()):
             return stats["peak_bytes_in_use"]
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-            1 if sys.platform == "darwin" else 1024
-        )
+        return work.peak_process_bytes()
 
-    def facts(self) -> dict[str, str]:
-        """Returns versions and hardware."""
-        return training.versions()
+    def program(self) -> str:
+        """Returns the text of the compiled full step."""
+        return self.variants(self.options.full).as_text()  # type: ignore[attr-defined]
+
+    def hardware(self) -> str:
+        """Returns how many devices of what kind it runs on."""
+        return f"{len(self._devices)} x {self._devices[0].device_kind}"

@@ -1,31 +1,66 @@
-"""How the benchmarks time: medians of interleaved runs."""
+"""How the benchmarks time: work that is compared runs in turn, and ratios are taken pair by pair.
 
+In turn, so that a machine whose speed drifts slows all of it alike.
+"""
+
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Returns the seconds of each run of each function, taken in turn.
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A quantity that was measured several times; prints as its median (least to most).
 
-    In turn, so that a machine whose speed drifts slows all of them alike. Each is called once
-    before, uncounted.
+    Attributes:
+      values: one a repeat; repeat i of two samples that were taken in turn ran side by side.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of the values."""
+        return statistics.median(self.values)
+
+    def per(self, other: "Sample") -> "Sample":
+        """Returns the quotients of these values and another's, pair by pair."""
+        return Sample(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
+
+    def rate(self, amount: float) -> "Sample":
+        """Returns so much a second, where the values are the seconds that the amount took."""
+        return Sample(tuple(amount / seconds for seconds in self.values))
+
+    def __format__(self, spec: str) -> str:
+        least, most = min(self.values), max(self.values)
+        return f"{self.median:{spec}} ({least:{spec}} to {most:{spec}})"
+
+
+def clocked(work: Callable[[], object]) -> Callable[[], float]:
+    """Returns a function that does the work (done when it returns), and returns the seconds."""
+
+    def timed() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, Sample]:
+    """Returns the seconds of each run of each function, taken in turn; who begins alternates.
+
+    Each is called once before, uncounted.
 
     Args:
-      runs: name -> function; it returns when its work is done.
+      runs: name -> function that does its work and returns its seconds, as `clocked` makes one.
       repeats: counted runs of each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for function in runs.values():
-        function()
-    for _ in range(repeats):
-        for name, function in runs.items():
-            started = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def median_ratio(of: list[float], to: list[float]) -> float:
-    """Returns the median of the ratios pair by pair."""
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+    for run in runs.values():
+        run()
+    for repeat in range(repeats):
+        for name in list(runs)[:: -1 if repeat % 2 else 1]:
+            seconds[name].append(runs[name]())
+    return {name: Sample(tuple(values)) for name, values in seconds.items()}

@@ -12,7 +12,7 @@ from accordion_jax.runs.config import default_config
 def get_config():
     config = default_config()
     config.name = "quickstart"
-    config.model.stage_sizes = (3, 3, 3)
+    config.model.arguments.stage_sizes = (3, 3, 3)
     config.policy.min_depth = 0  # the base alone is trained too: a device runs it first
     config.data.name = "digits"
     config.data.pad = 1

@@ -12,7 +12,7 @@ from accordion_jax.runs.config import default_config, shorten
 def get_config():
     config = default_config()
     config.name = "resnet20_coml"
-    config.model.stage_sizes = (3, 3, 3)
+    config.model.arguments.stage_sizes = (3, 3, 3)
     config.data.name = "cifar10"
     config.train.batch_size = 128
     config.run.eval_every_epochs = 1.0

@@ -16,6 +16,6 @@ from accordion_jax.runs.config import apply_variant, default_config
 def get_config(variant=""):
     config = default_config()
     config.name = "resnet56_coml"
-    config.model.stage_sizes = (9, 9, 9)
+    config.model.arguments.stage_sizes = (9, 9, 9)
     config.data.name = "cifar10"
     return apply_variant(config, variant)

@@ -17,6 +17,6 @@ def get_config(variant=""):
     config = default_config()
     config.name = "resnet56_resnet"
     config.scheme = "resnet"
-    config.model.stage_sizes = (9, 9, 9)
+    config.model.arguments.stage_sizes = (9, 9, 9)
     config.data.name = "cifar10"
     return apply_variant(config, variant)

@@ -7,7 +7,7 @@
 #
 #   launch/gpu.sh install
 #   launch/gpu.sh run --configs=configs/resnet56_coml.py,configs/resnet56_resnet.py \
-#       --seeds=0,1,2 --budget_minutes=60
+#       --seeds=0,1,2 --budget_s=3600
 #   JOB=main launch/gpu.sh run --config=configs/resnet110_coml.py
 #   HOST=me@gpu-box launch/gpu.sh install
 #

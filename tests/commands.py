@@ -1,7 +1,14 @@
 """How tests run a command as a user would."""
 
+import contextlib
+import importlib
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+from absl import app, flags, logging  # noqa: F401 - they define flags, which all commands have
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -16,3 +23,27 @@ def command_environment(devices: int = 1) -> dict[str, str]:
         part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part
     )
     return environment
+
+
+@contextlib.contextmanager
+def command_alone(name: str) -> Iterator[ModuleType]:
+    """Imports a command as a process of its own would: commands share the names of some flags."""
+    module = f"accordion_jax.{name}"
+    loaded, ours = sys.modules.pop(module, None), vars(flags.FLAGS)
+    before = dict(ours)
+    try:
+        ours.clear()
+        ours.update(vars(flags.FlagValues()))
+        yield importlib.import_module(module)
+    finally:
+        ours.clear()
+        ours.update(before)
+        sys.modules.pop(module, None)
+        if loaded is not None:
+            sys.modules[module] = loaded
+
+
+def call_main(name: str, *arguments: object) -> None:
+    """Calls a command in this process: its flags, then its `main`."""
+    with command_alone(name) as command:
+        command.main(flags.FLAGS([name, *map(str, arguments)]))

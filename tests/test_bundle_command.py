@@ -128,7 +128,7 @@ def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
     trained = run_command(
         "accordion_jax.main",
         "--config=configs/quickstart.py",
-        "--config.model.stage_sizes=(1,1,1)",
+        "--config.model.arguments.stage_sizes=(1,1,1)",
         "--config.train.epochs=0.1",
         "--config.sweep.examples=64",
         f"--workdir={run}",

@@ -14,13 +14,14 @@ import pytest
 
 from accordion_jax import training
 from accordion_jax.depth import LookupTable
+from accordion_jax.runs.reporting import End, read_end
 from tests.commands import ROOT, command_environment
 
 CONFIG = "configs/quickstart.py"
 # A small network on few steps: what is tested is the job, not what it learns.
 SMALL = (
-    "--config.model.stage_sizes=(1,1,1)",
-    "--config.model.channels=(4,8,8)",
+    "--config.model.arguments.stage_sizes=(1,1,1)",
+    "--config.model.arguments.channels=(4,8,8)",
     "--config.run.eval_every_epochs=0",
     "--config.run.log_every_steps=10",
 )
@@ -175,6 +176,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, cache):
     assert "Traceback" not in output
     (step,) = checkpoint_steps(tmp_path)
     assert f"saved at step {step}; the same command goes on from there" in output
+    assert read_end(tmp_path) == End("preempted", step)
 
 
 def test_a_finished_run_only_sweeps_again(unbroken, cache):
@@ -196,7 +198,7 @@ def test_a_finished_run_only_sweeps_again(unbroken, cache):
     [
         (("--config.train.epoch=3",), 'Did you mean "epochs" instead of "epoch"?'),
         (
-            ("--config.policy.probabilities=(0.5,0.1,0.1,0.1)",),
+            ("--config.policy.name=listed", "--config.policy.probabilities=(0.5,0.1,0.1,0.1)"),
             "error: the policy's 4 probabilities sum to 0.8, not to 1",
         ),
         (("--config.train.steps=41",), "config.train.steps: 40 -> 41"),
@@ -223,7 +225,7 @@ def test_damaged_checkpoint_is_told_in_words(tmp_path, cache):
     output = finish(process)
     assert process.returncode == 1
     assert f"error: checkpoint {tmp_path}/checkpoints/2" in output
-    assert "delete that folder" in output
+    assert "it goes on from step 1" in output
     assert "Traceback" not in output
 
 
@@ -231,7 +233,10 @@ def test_batch_of_the_paper_on_eight_devices_names_the_nearest(tmp_path):
     process = start(f"--workdir={tmp_path}", "--config.train.batch_size=124", devices=8)
     output = finish(process)
     assert process.returncode == 1
-    assert "batch_size=124 is not divisible by 8 devices; nearest: 120, 128" in output
+    words = "batch_size=124 is not divisible by 8 devices; nearest: 120, 128"
+    assert words in output
+    assert read_end(tmp_path).state == "failed"
+    assert words in read_end(tmp_path).error
 
 
 def test_sweep_on_eight_devices_counts_the_same_hits(unbroken, cache, tmp_path):

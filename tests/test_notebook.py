@@ -24,8 +24,8 @@ SMALL = f"""
 REPOSITORY = {str(ROOT)!r}
 EPOCHS = 2
 MORE_FLAGS = [
-    "--config.model.stage_sizes=(1,1,1)",
-    "--config.model.channels=(4,8,8)",
+    "--config.model.arguments.stage_sizes=(1,1,1)",
+    "--config.model.arguments.channels=(4,8,8)",
     "--config.optimizer.warmup_epochs=0.5",
     "--config.run.eval_every_epochs=0",
 ]

@@ -1,12 +1,13 @@
 """The report: run as a person runs it, its tables read and its errors."""
 
 import dataclasses
-import json
 
 import pytest
+from absl import app
 from PIL import Image
 
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
+from tests.commands import call_main
 
 LADDER = make_ladder("coml", (1, 1, 1))
 # The base is 10 % of the bytes, the blocks 15, 25 and 50.
@@ -14,7 +15,7 @@ BASE = UnitCost(10, 100, 1)
 BLOCKS = (UnitCost(15, 150, 1), UnitCost(25, 250, 1), UnitCost(50, 500, 1))
 
 
-def write_run(folder, errors, *, seed=0, name="mine", ladder=LADDER, **config):
+def write_run(folder, errors, *, seed=0, name="mine", ladder=LADDER, facts=None, **config):
     """Writes a look-up table as the main job does, of 1000 examples."""
     rows = tuple(
         make_row(
@@ -36,7 +37,7 @@ def write_run(folder, errors, *, seed=0, name="mine", ladder=LADDER, **config):
         }
         | config,
     }
-    LookupTable(rows, provenance).write(folder)
+    LookupTable(rows, provenance | (facts or {})).write(folder)
     return folder
 
 
@@ -55,7 +56,18 @@ def tables_in(output):
     return tables
 
 
-def test_a_report_of_several_runs(run_command, tmp_path):
+@pytest.fixture
+def call(capsys):
+    """Calls the report in this process; returns what it prints."""
+
+    def call(*arguments):
+        call_main("report", *arguments)
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_a_report_of_several_runs(call, tmp_path):
     """Three seeds of one experiment, the same with another learning rate, and another network."""
     runs = [
         write_run(tmp_path / "a0", (900, 500, 300, 200), seed=0),
@@ -65,11 +77,8 @@ def test_a_report_of_several_runs(run_command, tmp_path):
         write_run(tmp_path / "c", (700, 600, 550, 500), seed=0, name="other"),
     ]
     picture = tmp_path / "figures" / "all.png"
-    result = run_command(
-        "accordion_jax.report", *runs[:-1], runs[-1] / "lookup_table.json", f"--out={picture}"
-    )
-    assert result.returncode == 0, result.stderr
-    at_shares, at_errors = tables_in(result.stdout)
+    output = call(*runs[:-1], runs[-1] / "lookup_table.json", f"--out={picture}")
+    at_shares, at_errors = tables_in(output)
     assert at_shares == {
         "top-1 error at a share of the bytes": ["seeds", "10 %", "25 %", "50 %", "75 %", "100 %"],
         # 52 ± 2 % at 25 % of the bytes; the standard deviation of 20, 26 and 29 % is 4.58.
@@ -99,93 +108,83 @@ def test_a_report_of_several_runs(run_command, tmp_path):
         "mine on digits #2": ["1", "-", "-", "-", "50.00 %", "25.00 %"],
         "other on digits": ["1", "-", "-", "-", "-", "100.00 %"],
     }
-    assert result.stdout.rstrip().endswith(str(picture))
+    assert output.rstrip().endswith(str(picture))
     with Image.open(picture) as image:
         image.load()
 
 
-def test_shares_errors_and_axis_may_be_chosen(run_command, tmp_path):
+def test_shares_errors_and_axis_may_be_chosen(call, tmp_path):
     run = write_run(tmp_path / "run", (900, 500, 300, 200))
-    result = run_command(
-        "accordion_jax.report",
+    output = call(
         run,
         f"--out={tmp_path}/figure.svg",
         "--shares=5,12.5",
         "--errors=95",
         "--bits_per_parameter=64",
     )
-    assert result.returncode == 0, result.stderr
-    at_shares, at_errors = tables_in(result.stdout)
+    at_shares, at_errors = tables_in(output)
     assert at_shares["mine on digits"] == ["1", "-", "90.00 %"]
     assert at_errors["mine on digits"] == ["1", "10.00 %"]
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
 
 
-# What is wrong with a call -> what the message says. Each runs in the same process, one by one:
-# starting Python and JAX anew for each would take longer than all the rest.
-_CALLS = """
-import io, contextlib, json, sys
-from absl import app, flags
-from accordion_jax import report
-
-for arguments in json.loads(sys.argv[1]):
-    flags.FLAGS.unparse_flags()
-    rest = flags.FLAGS(["report", *arguments])
-    errors = io.StringIO()
-    with contextlib.redirect_stderr(errors):
-        try:
-            report.main(rest)
-            outcome = "finished"
-        except SystemExit as stop:
-            outcome = f"exit {stop.code}"
-        except app.UsageError as error:
-            outcome = f"usage: {error}"
-    print(json.dumps(outcome + " " + errors.getvalue()))
-"""
-
-
-@pytest.fixture
-def messages_of(run_command, tmp_path, monkeypatch):
-    """Calls the report with each of several argument lists; returns what it says to each."""
-
-    def call(*calls):
-        (tmp_path / "calls_of_report.py").write_text(_CALLS)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-        arguments = [[*map(str, each)] for each in calls]
-        result = run_command("calls_of_report", json.dumps(arguments))
-        assert result.returncode == 0, result.stderr
-        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith('"')]
-
-    return call
-
-
-def test_errors_say_what_is_wrong(messages_of, tmp_path):
+def test_errors_say_what_is_wrong(call, tmp_path):
     run = write_run(tmp_path / "run", (900, 500, 300, 200), seed=4)
     twin = write_run(tmp_path / "twin", (900, 500, 300, 250), seed=4)
     fewer = write_run(tmp_path / "fewer", (900, 300), seed=5, ladder=LADDER.subset([0]))
+    facts = {"error_name": "error of the next token"}
+    other = write_run(tmp_path / "other", (900, 500, 300, 200), name="tokens", facts=facts)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "lookup_table.json").write_text("{")
     out = f"--out={tmp_path}/figure.png"
     calls = {
-        (): "usage: name at least one run",
-        (run, "--shares=10,150"): "usage: --shares: '150' is not a per cent in (0, 100]",
-        (run, "--errors=0"): "usage: --errors: '0' is not a per cent",
-        (run, "--errors=ten"): "usage: --errors: 'ten' is not a per cent",
-        (run, tmp_path / "none", out): f"exit 1 error: no look-up table at {tmp_path}/none",
-        (damaged, out): f"exit 1 error: {damaged}/lookup_table.json is not JSON",
-        (run, twin, out): "exit 1 error: mine on digits: seed 4 was given twice",
-        (run, run, out): "exit 1 error: mine on digits: seed 4 was given twice",
-        (run, fewer, out): "exit 1 error: mine on digits: runs to average must have the same",
-        (run, f"--out={tmp_path}/figure"): f"exit 1 error: {tmp_path}/figure ",
-        (run, f"--out={tmp_path}/figure.xyz"): f"exit 1 error: {tmp_path}/figure.xyz ",
+        (
+            run,
+            other,
+            out,
+        ): "mine measures the top-1 error, tokens the error of the next token; draw",
+        (): "name at least one run",
+        (run, "--shares=10,150"): "--shares: '150' is not a per cent in (0, 100]",
+        (run, "--errors=0"): "--errors: '0' is not a per cent",
+        (run, "--errors=ten"): "--errors: 'ten' is not a per cent",
+        (run, tmp_path / "none", out): f"no look-up table at {tmp_path}/none",
+        (damaged, out): f"{damaged}/lookup_table.json is not JSON",
+        (run, twin, out): "mine on digits: seed 4 was given twice",
+        (run, run, out): "mine on digits: seed 4 was given twice",
+        (run, fewer, out): "mine on digits: runs to average must have the same",
+        (run, f"--out={tmp_path}/figure"): f"{tmp_path}/figure ",
+        (run, f"--out={tmp_path}/figure.xyz"): f"{tmp_path}/figure.xyz ",
     }
-    for message, wanted in zip(messages_of(*calls), calls.values(), strict=True):
-        assert message.startswith(wanted)
+    for arguments, wanted in calls.items():
+        with pytest.raises((ValueError, FileNotFoundError, app.UsageError)) as refused:
+            call(*arguments)
+        assert str(refused.value).startswith(wanted)
     assert not list(tmp_path.glob("*figure*"))
 
 
-def test_a_checkpoint_or_split_of_another_kind_is_another_curve(run_command, tmp_path):
+def test_fails_in_one_line(run_command, tmp_path):
+    result = run_command("accordion_jax.report", tmp_path / "none")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: no look-up table at {tmp_path}/none")
+
+
+def test_an_error_of_another_name_is_called_so(call, tmp_path):
+    facts = {"error_name": "error of the next token"}
+    run = write_run(tmp_path / "run", (900, 500, 300, 200), facts=facts)
+    output = call(run, f"--out={tmp_path}/figure.svg")
+    titles = [next(iter(table)) for table in tables_in(output)]
+    assert titles == [
+        "error of the next token at a share of the bytes",
+        "least share of the bytes for an error of the next token",
+    ]
+    picture = (tmp_path / "figure.svg").read_text()
+    assert "<!-- error of the next token, % -->" in picture
+    assert "top-1" not in picture
+
+
+def test_a_checkpoint_or_split_of_another_kind_is_another_curve(call, tmp_path):
     runs = [
         write_run(tmp_path / "latest", (900, 500, 300, 200)),
         write_run(tmp_path / "best", (900, 500, 300, 100), sweep={"checkpoint": "best"}),
@@ -193,11 +192,8 @@ def test_a_checkpoint_or_split_of_another_kind_is_another_curve(run_command, tmp
     table = LookupTable.read(runs[0])
     validation = dataclasses.replace(table, provenance=table.provenance | {"split": "validation"})
     validation.write(tmp_path / "validation")
-    result = run_command(
-        "accordion_jax.report", *runs, tmp_path / "validation", f"--out={tmp_path}/figure.png"
-    )
-    assert result.returncode == 0, result.stderr
-    at_shares, _ = tables_in(result.stdout)
+    output = call(*runs, tmp_path / "validation", f"--out={tmp_path}/figure.png")
+    at_shares, _ = tables_in(output)
     full = {label: cells[-1] for label, cells in at_shares.items()}
     assert full == {
         "top-1 error at a share of the bytes": "100 %",

@@ -8,21 +8,20 @@ that folder goes. The cache is only a cache: it is checked when it is read, rebu
 damaged, and done without where the folder can't be written.
 """
 
-import contextlib
 import io
 import json
 import logging
-import os
 import pathlib
 import time
 import types
-import uuid
-from collections.abc import Iterator
 
 import numpy as np
 
 from accordion_jax.data import preparation
 from accordion_jax.data.dataset import Dataset, DatasetUnavailableError
+from accordion_jax.system.files import replacing
+from accordion_jax.system.locks import locked
+from accordion_jax.tasks import Images
 
 _log = logging.getLogger(__name__)
 
@@ -70,14 +69,16 @@ def load_cifar(name: str, split: str, data_dir: pathlib.Path) -> Dataset:
       data_dir: TFDS's data folder. Where the data set isn't prepared in it, it is prepared.
 
     Returns:
-      images [n, 32, 32, 3] uint8, labels [n] int32.
+      inputs [n, 32, 32, 3] uint8, targets [n] int32.
 
     Raises:
       DatasetUnavailableError: it is neither prepared nor can it be, or it can't be read.
     """
     arrays = _read_cache(name, split, data_dir)
     if arrays is None:
-        with _exclusively(data_dir / f".accordion-{name}.lock"):
+        lock = data_dir / f".accordion-{name}.lock"
+        # Without locks (a read-only folder, some network file systems) work may be done twice.
+        with locked(lock, wait=True, on_wait=lambda: _log.info("Waiting for %s", lock)):
             # Whoever had the lock before may have written it.
             arrays = _read_cache(name, split, data_dir)
             if arrays is None:
@@ -85,11 +86,10 @@ def load_cifar(name: str, split: str, data_dir: pathlib.Path) -> Dataset:
     images, labels = arrays
     return Dataset(
         name=name,
-        images=images,
-        labels=labels,
+        task=Images(_IMAGE_SHAPE, MEAN[name], STD[name]),
+        inputs=images,
+        targets=labels,
         num_classes=NUM_CLASSES[name],
-        mean=MEAN[name],
-        std=STD[name],
     )
 
 
@@ -200,41 +200,8 @@ def _check(array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
 
 def _write_cache(path: pathlib.Path, images: np.ndarray, labels: np.ndarray) -> None:
     """Writes the cache whole or not at all; where the folder can't be written, goes on without."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                np.savez(file, images=images, labels=labels)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            np.savez(temporary, images=images, labels=labels)
     except OSError as error:
         _log.warning("No cache at %s; each start decodes the images again: %r", path, error)
-
-
-@contextlib.contextmanager
-def _exclusively(path: pathlib.Path) -> Iterator[None]:
-    """Keeps other processes of this machine out, where the file system has locks.
-
-    Without (a read-only folder, Windows, some network file systems) work may be done twice, but
-    every write is a rename of something whole.
-    """
-    try:
-        import fcntl
-
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("Waiting for another process to prepare the data (%s)", path)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            _log.warning("Going on without a lock at %s: %r", path, error)
-        yield
-    finally:
-        os.close(descriptor)  # Lets the lock go, as the end of the process does.

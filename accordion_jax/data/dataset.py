@@ -1,12 +1,16 @@
-"""What a data set is here: two arrays in memory and the constants that go with them.
+"""What a data set is here: arrays in memory, and the task that they are examples of.
 
 CIFAR as uint8 is 150 MB, so a split is read whole, put on the accelerator once, and shuffled and
 augmented there; nothing here streams.
 """
 
 import dataclasses
+from typing import Any
 
+import jax
 import numpy as np
+
+from accordion_jax.tasks import Task
 
 
 class DatasetUnavailableError(RuntimeError):
@@ -18,56 +22,67 @@ class DatasetUnavailableError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of a labelled image data set, whole and in memory.
+    """One split of a data set, whole and in memory.
 
     The arrays are marked read-only: a test set that something changes in place is hard to notice.
 
     Attributes:
       name: as given to `load`.
-      images: [n, height, width, channels] uint8.
-      labels: [n] int32, in [0, num_classes).
-      num_classes: number of classes, whether or not each occurs in this split.
-      mean: one float a channel; the training split's mean, pixels divided by 255.
-      std: one float a channel; the training split's standard deviation, likewise.
+      task: what the examples are.
+      inputs: [n, ...], an array or a tree of them, as `task.inputs` says.
+      targets: [n, ...] int32, in [0, num_classes): the right answers, one or several an example.
+      num_classes: between which an answer decides, whether or not each occurs in this split.
+
+    Raises:
+      ValueError: the arrays are not of this task, or do not fit together; names what is wrong.
     """
 
     name: str
-    images: np.ndarray
-    labels: np.ndarray
+    task: Task
+    inputs: Any
+    targets: np.ndarray
     num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
     def __post_init__(self):
-        images, labels = self.images, self.labels
-        if images.ndim != 4 or images.dtype != np.uint8:
+        try:
+            self.task.check(self.inputs)
+        except ValueError as error:
+            raise ValueError(f"data set {self.name!r}: {error}") from error
+        leaves, structure = jax.tree.flatten(self.inputs)
+        targets = self.targets
+        if targets.ndim < 1 or targets.dtype != np.int32:
             raise ValueError(
-                f"images of {self.name} are {images.dtype} {list(images.shape)}; "
-                "wanted uint8 [n, height, width, channels]"
+                f"data set {self.name!r}: {self.task.target_name} are {targets.dtype} "
+                f"{list(targets.shape)}; wanted int32, one entry an example"
             )
-        if labels.shape != images.shape[:1] or labels.dtype != np.int32:
+        if any(len(leaf) != len(targets) for leaf in leaves):
             raise ValueError(
-                f"labels of {self.name} are {labels.dtype} {list(labels.shape)}; "
-                f"wanted int32 [{len(images)}], one an image"
-            )
-        channels = images.shape[-1]
-        if len(self.mean) != channels or len(self.std) != channels:
-            raise ValueError(
-                f"{self.name} has {len(self.mean)} means and {len(self.std)} standard deviations "
-                f"for {channels} channels; wanted one of each a channel"
+                f"data set {self.name!r}: {[len(leaf) for leaf in leaves]} {self.task.input_name} "
+                f"for {len(targets)} {self.task.target_name}; wanted as many of each"
             )
         # Views, so that the caller's own arrays stay as writable as they were.
-        for field, array in (("images", images.view()), ("labels", labels.view())):
-            array.flags.writeable = False
-            object.__setattr__(self, field, array)
+        *leaves, targets = (leaf.view() for leaf in (*leaves, targets))
+        for leaf in (*leaves, targets):
+            leaf.flags.writeable = False
+        object.__setattr__(self, "inputs", jax.tree.unflatten(structure, leaves))
+        object.__setattr__(self, "targets", targets)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    def select(self, rows: np.ndarray) -> "Dataset":
+        """Returns the examples that [n] bools or indices pick."""
+        inputs = jax.tree.map(lambda leaf: leaf[rows], self.inputs)
+        return dataclasses.replace(self, inputs=inputs, targets=self.targets[rows])
 
     @property
-    def rows(self) -> np.ndarray:
-        """The images, one a row: [n, height * width * channels] uint8, the same memory."""
-        return self.images.reshape(len(self), -1)
+    def rows(self) -> Any:
+        """The inputs with each example in a row, [n, numbers], as they lie on the devices.
+
+        TPUs keep an array of four axes with the examples innermost, and would turn all of it round
+        in every step to pick a few.
+        """
+        return jax.tree.map(lambda leaf: leaf.reshape(len(self), -1), self.inputs)
 
 
 def fixed_permutation(n: int, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from accordion_jax.data.dataset import Dataset, fixed_permutation
+from accordion_jax.tasks import Images
 
 # Every fifth image goes to the test split, from a shuffle by this seed: never to be changed.
 _SPLIT_SEED = 0
@@ -28,7 +29,7 @@ def load_digits(split: str, data_dir: pathlib.Path) -> Dataset:
       data_dir: not used; the images are part of scikit-learn.
 
     Returns:
-      images [n, 8, 8, 1] uint8, the 17 levels of the original spread over 0 to 255.
+      inputs [n, 8, 8, 1] uint8, the 17 levels of the original spread over 0 to 255.
     """
     del data_dir
     # Imported here: it takes about a second, and only this data set needs it.
@@ -44,9 +45,8 @@ def load_digits(split: str, data_dir: pathlib.Path) -> Dataset:
     chosen = shuffled[is_test[shuffled] == (split == "test")]
     return Dataset(
         name="digits",
-        images=images[chosen],
-        labels=labels[chosen],
+        task=Images((8, 8, 1), MEAN, STD),
+        inputs=images[chosen],
+        targets=labels[chosen],
         num_classes=10,
-        mean=MEAN,
-        std=STD,
     )

@@ -1,6 +1,5 @@
 """The one call that gives a data set, and the dictionary that says which there are."""
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -39,12 +38,12 @@ def load(
         training split, and train is the rest of it.
       data_dir: TFDS's data folder; by default the environment's TFDS_DATA_DIR, else
         ~/tensorflow_datasets.
-      holdout: how many training images are held out.
+      holdout: how many training examples are held out.
       seed: of the shuffle that chooses them. Not the run's training seed: runs that are compared
         hold out the same images. With one seed, a smaller holdout is a part of a larger one.
 
     Returns:
-      A Dataset, its images in the order of the original split.
+      A Dataset, its examples in the order of the original split.
 
     Raises:
       ValueError: an unknown name or split, a holdout that doesn't fit, or a data_dir that isn't a
@@ -73,7 +72,7 @@ def load(
     held_out = np.zeros(n, bool)
     held_out[fixed_permutation(n, seed)[:holdout]] = True
     rows = held_out if split == "validation" else ~held_out
-    return dataclasses.replace(dataset, images=dataset.images[rows], labels=dataset.labels[rows])
+    return dataset.select(rows)
 
 
 def _folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -5,6 +5,8 @@
     DeliveryError
     ├── ManifestError (ValueError)    a manifest cannot be read: malformed, or of another version
     ├── BundleError (ValueError)      a bundle cannot be written, or a folder is not a sound one
+    ├── ModelError (ValueError)       a model cannot be run here: its runtime, its kind of input
+    │                                 or its description is not known, or a package is missing
     ├── StorageError                  bundles cannot be read from where they are kept
     ├── SegmentError                  bytes are not those that the manifest promised
     ├── CacheError                    the disk cache cannot take a segment
@@ -28,6 +30,10 @@ class ManifestError(DeliveryError, ValueError):
 
 class BundleError(DeliveryError, ValueError):
     """A bundle cannot be written, or a folder does not hold a sound one."""
+
+
+class ModelError(DeliveryError, ValueError):
+    """A model cannot be run here: what it asks for is not known or not installed, or is wrong."""
 
 
 class StorageError(DeliveryError):

@@ -4,10 +4,18 @@ Pure Python and NumPy: a device that runs another framework can import this room
 """
 
 from accordion_jax.depth.ladder import SCHEMES, Configuration, Ladder, SkipMask, make_ladder
-from accordion_jax.depth.policy import Policy, draw, first_drawn, full_or_uniform
+from accordion_jax.depth.policy import (
+    POLICIES,
+    Policy,
+    draw,
+    full_or_uniform,
+    make_policy,
+    policy_fields,
+)
 from accordion_jax.depth.table import LookupTable, Row, UnitCost, make_row, wilson_interval
 
 __all__ = [
+    "POLICIES",
     "SCHEMES",
     "Configuration",
     "Ladder",
@@ -17,9 +25,10 @@ __all__ = [
     "SkipMask",
     "UnitCost",
     "draw",
-    "first_drawn",
     "full_or_uniform",
     "make_ladder",
+    "make_policy",
     "make_row",
+    "policy_fields",
     "wilson_interval",
 ]

@@ -1,10 +1,18 @@
-"""Policies: how often each configuration of a ladder is drawn in training."""
+"""Policies: how often each configuration of a ladder is drawn in training.
+
+A new policy is one function here, from a ladder and its own fields to a `Policy`, and an entry in
+``POLICIES``: a config chooses it by name, and its fields come from ``config.policy`` unread.
+"""
 
 import bisect
 import dataclasses
+import hashlib
+import inspect
 import itertools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +25,7 @@ class Policy:
 
     Attributes:
       probabilities: one a configuration, smallest first.
+      made_of: what it was made of, as JSON-able values: the contents of files, not their paths.
 
     Raises:
       ValueError: a probability is negative or not finite, or they do not sum to one (within 1e-6);
@@ -24,6 +33,7 @@ class Policy:
     """
 
     probabilities: tuple[float, ...]
+    made_of: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
         for index, probability in enumerate(self.probabilities):
@@ -49,6 +59,15 @@ class Policy:
         """Indices of the configurations that can be drawn, the most probable first."""
         support = [i for i, p in enumerate(self.probabilities) if p > 0]
         return tuple(sorted(support, key=lambda i: (-self.probabilities[i], -i)))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the policy as a JSON object, with a digest of all of it.
+
+        The digest is the SHA-256 of the canonical JSON (sorted keys, no spaces) of the rest.
+        """
+        content = {"probabilities": list(self.probabilities), "made_of": dict(self.made_of)}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return content | {"digest": hashlib.sha256(text.encode()).hexdigest()}
 
     def expectation(self, values: Sequence[float]) -> float:
         """Mean of one value a configuration, weighted by how often each is drawn."""
@@ -84,17 +103,57 @@ def full_or_uniform(ladder: Ladder, full_probability: float, min_depth: int = 1)
     return Policy((*(share * wanted for wanted in smaller), float(full_probability)))
 
 
-def first_drawn(policy: Policy, *, seed: int, start: int, stop: int) -> list[int]:
-    """Returns the configurations that the steps from `start` to `stop` draw, in order of need.
+def listed(ladder: Ladder, probabilities: Sequence[float] = ()) -> Policy:
+    """Returns the policy of these probabilities, one a configuration, the base alone first.
 
-    A run can make ready what it will need first, since its draws are known beforehand.
+    Raises:
+      ValueError: there are not as many as configurations, or as `Policy`.
     """
-    found: dict[int, None] = {}
-    for step in range(start, stop):
-        found.setdefault(draw(policy, seed=seed, step=step))
-        if len(found) == len(policy.drawn):
-            break
-    return list(found)
+    if len(probabilities) != len(ladder):
+        raise ValueError(
+            f"probabilities has {len(probabilities)} entries; the ladder of scheme "
+            f"{ladder.scheme!r} has {len(ladder)} configurations, the base alone first"
+        )
+    return Policy(tuple(map(float, probabilities)))
+
+
+# Name in a config -> function of a ladder and of its own fields of ``config.policy``.
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "full_or_uniform": full_or_uniform,
+    "listed": listed,
+}
+
+
+def policy_fields(name: str) -> tuple[str, ...]:
+    """Returns the fields that a policy takes.
+
+    Raises:
+      ValueError: the policy is not known; names those there are.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"policy {name!r} is not known; choose one of {sorted(POLICIES)}")
+    _, *fields = inspect.signature(POLICIES[name]).parameters
+    return tuple(fields)
+
+
+def make_policy(name: str, ladder: Ladder, fields: Mapping[str, Any]) -> Policy:
+    """Returns the policy of a name over a ladder, with what it was made of.
+
+    Args:
+      name: key of ``POLICIES``.
+      ladder: to draw from.
+      fields: its own, as `policy_fields` names them; others are refused.
+
+    Raises:
+      ValueError: the name or a field is not known, or as the policy's function.
+    """
+    known = policy_fields(name)
+    for field in fields:
+        if field not in known:
+            raise ValueError(f"policy {name!r} has no field {field!r}; it has {', '.join(known)}")
+    policy = POLICIES[name](ladder, **fields)
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+    return dataclasses.replace(policy, made_of={"name": name, **plain, **policy.made_of})
 
 
 def draw(policy: Policy, *, seed: int, step: int) -> int:

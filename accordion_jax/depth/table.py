@@ -14,6 +14,7 @@ import typing
 from typing import Any
 
 from accordion_jax.depth.ladder import Configuration, Ladder
+from accordion_jax.system.files import write_whole
 
 SCHEMA_VERSION = 1
 _Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
@@ -207,7 +208,13 @@ class LookupTable:
         return next((row for row in self.rows if row.top1_error <= error), None)
 
     def to_json(self) -> str:
-        """Returns the table as a JSON document with its schema version."""
+        """Returns the table as a JSON document with its schema version.
+
+        Raises:
+          ValueError: a number is not finite, as of a run that diverged; names row and field.
+        """
+        for row in self.rows:
+            _check_finite(dataclasses.asdict(row), "the look-up table")
         document = {
             "schema_version": SCHEMA_VERSION,
             "provenance": self.provenance,
@@ -224,12 +231,13 @@ class LookupTable:
           source: what to call it in errors, for instance its path.
 
         Raises:
-          ValueError: not JSON, another schema version, or a field that is missing, unknown or of
-            the wrong type; names the source and the field.
+          ValueError: not JSON, another schema version, a field that is missing, unknown or of the
+            wrong type, or a number that does not follow from those that it derives from; names the
+            source and the field.
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not JSON: {error}") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if version != SCHEMA_VERSION:
@@ -239,7 +247,9 @@ class LookupTable:
         rows, provenance = document.get("rows"), document.get("provenance")
         if not isinstance(rows, list) or not isinstance(provenance, dict):
             raise ValueError(f"{source} needs a list 'rows' and an object 'provenance'")
-        return cls(tuple(_row_from_dict(row, source) for row in rows), provenance)
+        table = cls(tuple(_row_from_dict(row, source) for row in rows), provenance)
+        _check_totals(table, source)
+        return table
 
     def to_csv(self) -> str:
         """Returns the rows as CSV with a header; stage_blocks as ``18/9/0``."""
@@ -259,12 +269,9 @@ class LookupTable:
           The two paths.
         """
         folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         paths = folder / "lookup_table.json", folder / "lookup_table.csv"
         for path, text in zip(paths, (self.to_json(), self.to_csv()), strict=True):
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, text)
         return paths
 
     @classmethod
@@ -304,15 +311,82 @@ def _row_from_dict(row: Any, source: str) -> Row:
                 f"{source}: row {row['configuration']!r} has {name}={row[name]!r}; "
                 f"wanted {' or '.join(each.__name__ for each in wanted)}"
             )
-        # Python's reader takes NaN and Infinity, which JSON does not have.
-        if isinstance(row[name], float) and not math.isfinite(row[name]):
-            raise ValueError(
-                f"{source}: row {row['configuration']!r} has {name}={row[name]}; wanted a finite "
-                "number"
-            )
     if any(type(blocks) is not int for blocks in row["stage_blocks"]):
         raise ValueError(
             f"{source}: row {row['configuration']!r} has stage_blocks={row['stage_blocks']}; "
             "wanted list of int"
         )
-    return Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))
+    _check_finite(row, source)
+    for name, value in row.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise ValueError(
+                    f"{source}: row {row['configuration']!r} has {name}={number}; wanted less than "
+                    "2^63"
+                )
+    checked = Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))
+    _check_row(checked, source)
+    return checked
+
+
+def _check_finite(row: dict[str, Any], source: str) -> None:
+    """Python's own reader and writer take NaN and Infinity, which JSON does not have."""
+    for name, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"{source}: row {row['configuration']!r} has {name}={value}; wanted a finite number"
+            )
+
+
+def _check_row(row: Row, source: str) -> None:
+    """Refuses what cannot be, and what does not follow from the numbers that it derives from."""
+
+    def refuse(name: str, wanted: str) -> typing.NoReturn:
+        raise ValueError(
+            f"{source}: row {row.configuration!r} has {name}={getattr(row, name)!r}; wanted "
+            f"{wanted}"
+        )
+
+    for name in ("depth", "parameters", "size_bytes", "macs", "cross_entropy"):
+        if getattr(row, name) < 0:
+            refuse(name, "0 or more")
+    if row.examples < 1:
+        refuse("examples", "1 or more")
+    if not 0 <= row.errors <= row.examples:
+        refuse("errors", f"0 to examples={row.examples}")
+    if min(row.stage_blocks, default=0) < 0 or sum(row.stage_blocks) != row.depth:
+        refuse("stage_blocks", f"numbers of 0 or more whose sum is depth={row.depth}")
+    for name in ("share_of_bytes", "share_of_blocks"):
+        if not 0 <= getattr(row, name) <= 1:
+            refuse(name, "0 to 1")
+    low, high = wilson_interval(row.errors, row.examples)
+    rate = f"of errors={row.errors} of examples={row.examples}"
+    for name, derived, source_of_it in (
+        ("mbit", row.size_bytes * 8 / 1e6, f"of size_bytes={row.size_bytes}"),
+        ("top1_error", row.errors / row.examples, rate),
+        ("error_low", low, f"the lower end of the 95 % interval {rate}"),
+        ("error_high", high, f"the upper end of the 95 % interval {rate}"),
+    ):
+        if not _equal(getattr(row, name), derived):
+            refuse(name, f"{derived!r}, {source_of_it}")
+
+
+def _check_totals(table: LookupTable, source: str) -> None:
+    """Refuses shares of two different full models."""
+    for part, share in (("size_bytes", "share_of_bytes"), ("depth", "share_of_blocks")):
+        # Of the largest row, where rounding matters least.
+        largest = max(table.rows, key=lambda row: getattr(row, part))
+        total = getattr(largest, part) / (getattr(largest, share) or 1)
+        for row in table.rows:
+            whole = getattr(row, share) * total
+            if not math.isclose(whole, getattr(row, part), rel_tol=1e-6, abs_tol=1e-6):
+                raise ValueError(
+                    f"{source}: row {row.configuration!r} has {share}={getattr(row, share)!r} and "
+                    f"{part}={getattr(row, part)}; by row {largest.configuration!r} the full model "
+                    f"has {part}={total:g}"
+                )
+
+
+def _equal(one: float, other: float) -> bool:
+    """But for the rounding of a program that computes it in another order."""
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

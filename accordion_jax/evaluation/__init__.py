@@ -2,7 +2,7 @@
 
 from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
 from accordion_jax.evaluation.results import make_evaluate, summarise, write_results
-from accordion_jax.evaluation.seeds import group_seeds
+from accordion_jax.evaluation.seeds import error_name, group_seeds
 from accordion_jax.evaluation.sweep import Counts, Sweep, make_table
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Sweep",
     "average_seeds",
     "draw_error_vs_size",
+    "error_name",
     "group_seeds",
     "make_evaluate",
     "make_table",

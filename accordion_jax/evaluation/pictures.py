@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from accordion_jax.depth import LookupTable
+from accordion_jax.system.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Curve:
     Attributes:
       label: in the legend.
       mbit: [rows] transmitted, in 10^6 bits.
-      error: [rows] top-1, 0 to 1.
+      error: [rows] share of wrong answers, 0 to 1.
       low: [rows] lower edge of the band.
       high: [rows] upper edge.
       band: what the band is, for the legend.
@@ -67,15 +68,21 @@ def average_seeds(label: str, tables: Sequence[LookupTable], bits_per_parameter:
 
 
 def draw_error_vs_size(
-    curves: Sequence[Curve], path: str | os.PathLike, *, title: str = "", axis: str = "float32"
+    curves: Sequence[Curve],
+    path: str | os.PathLike,
+    *,
+    title: str = "",
+    axis: str = "float32",
+    error_name: str = "top-1 error",
 ) -> pathlib.Path:
-    """Draws top-1 error against transmitted Mbit, one curve a run, and writes it whole.
+    """Draws the error against transmitted Mbit, one curve a run, and writes it whole.
 
     Args:
       curves: at least one.
       path: of the picture; its ending gives the format.
       title: above it.
       axis: how the bits are counted, for the axis label.
+      error_name: what the error is called.
 
     Returns:
       The path.
@@ -94,7 +101,6 @@ def draw_error_vs_size(
         raise ValueError(
             f"{path} has no ending of a picture's format; use .png or one of {sorted(formats)}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
     axes = figure.add_subplot()
     for number, curve in enumerate(curves):
         colour = f"C{number}"
@@ -105,7 +111,7 @@ def draw_error_vs_size(
         )
         axes.plot([], [], marker, ls="-", ms=4, color=colour, label=f"{curve.label} ({curve.band})")
     axes.set_xlabel(f"transmitted, Mbit ({axis})")
-    axes.set_ylabel("top-1 error, %")
+    axes.set_ylabel(f"{error_name}, %")
     axes.set_xlim(left=0)
     highest = max(float(curve.high.max()) for curve in curves)
     axes.set_ylim(0, min(100, 105 * highest) or 1)
@@ -114,7 +120,6 @@ def draw_error_vs_size(
     axes.legend(frameon=False, fontsize=9)
     if title:
         axes.set_title(title, fontsize=11, loc="left")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
     return path

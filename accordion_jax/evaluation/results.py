@@ -8,15 +8,16 @@ from typing import Any
 from accordion_jax import data
 from accordion_jax.depth import Ladder, LookupTable, Policy
 from accordion_jax.evaluation.pictures import average_seeds, draw_error_vs_size
+from accordion_jax.evaluation.seeds import error_name
 from accordion_jax.evaluation.sweep import Sweep
-from accordion_jax.models import ResNet
+from accordion_jax.models import Network
 
-# How many of the configurations that training draws are measured in its middle.
-_CONFIGURATIONS = 5
+# How many of the configurations that training draws have their error among the metrics.
+_SHOWN = 5
 
 
 def make_evaluate(
-    model: ResNet,
+    model: Network,
     ladder: Ladder,
     policy: Policy,
     dataset: data.Dataset,
@@ -25,10 +26,9 @@ def make_evaluate(
     examples: int = 0,
     compiler_options: dict[str, str | bool] | None = None,
 ) -> Callable[[dict[str, Any]], dict[str, float]]:
-    """Returns an evaluation for the middle of training: a few configurations that it draws.
+    """Returns an evaluation for the middle of training, of all configurations that it may draw.
 
-    Its "error", by which a best checkpoint can be chosen, is the policy's: the full model's error
-    with its probability, and with the rest the mean over the smaller ones.
+    Its "error", by which a best checkpoint can be chosen, is the policy's expectation.
 
     Args:
       model: Linen module.
@@ -40,20 +40,19 @@ def make_evaluate(
       compiler_options: of XLA.
 
     Returns:
-      From replicated variables to {"error": ..., "error_depth_<blocks>": ...}; it compiles at its
-      first call.
+      From replicated variables to {"error": ..., "error_depth_<blocks>": ...}, the latter of a few;
+      it compiles at its first call.
     """
     drawn = sorted(policy.drawn)
-    count = min(_CONFIGURATIONS, len(drawn))
-    chosen = sorted({drawn[round(i * (len(drawn) - 1) / max(count - 1, 1))] for i in range(count)})
-    configurations = [ladder[index] for index in chosen]
+    count = min(_SHOWN, len(drawn))
+    shown = sorted({round(i * (len(drawn) - 1) / max(count - 1, 1)) for i in range(count)})
     sweep: Sweep | None = None
 
     def evaluate(variables: dict[str, Any]) -> dict[str, float]:
         nonlocal sweep
         sweep = sweep or Sweep(
             model,
-            tuple(each.skip_mask for each in configurations),
+            tuple(ladder[index].skip_mask for index in drawn),
             dataset,
             batch_size=batch_size,
             examples=examples,
@@ -61,13 +60,11 @@ def make_evaluate(
         )
         counts = sweep(variables)
         errors = counts.errors / counts.examples
-        full = policy.probabilities[-1]
-        smaller = errors[:-1].mean() if len(errors) > 1 else errors[-1]
-        by_depth = {
-            f"error_depth_{each.depth}": float(error)
-            for each, error in zip(configurations, errors, strict=True)
-        }
-        return {"error": float(full * errors[-1] + (1 - full) * smaller), **by_depth}
+        of_all = [0.0] * len(ladder)
+        for index, error in zip(drawn, errors, strict=True):
+            of_all[index] = float(error)
+        by_depth = {f"error_depth_{ladder[drawn[i]].depth}": float(errors[i]) for i in shown}
+        return {"error": policy.expectation(of_all), **by_depth}
 
     return evaluate
 
@@ -88,13 +85,15 @@ def write_results(
         pathlib.Path(workdir) / "error_vs_size.png",
         title=f"{facts['name']} on {facts['dataset']} ({facts['split']})",
         axis=f"{bits} bits a parameter" if bits else facts["precision"],
+        error_name=error_name([table]),
     )
     return [*table.write(workdir), pathlib.Path(picture)]
 
 
 def summarise(table: LookupTable) -> str:
     """Returns the rows worth sending (`LookupTable.pareto`) as text."""
-    lines = ["blocks  stages      Mbit   bytes  MMACs  top-1 error (95 % interval)"]
+    error_name = table.provenance.get("error_name", "top-1 error")
+    lines = [f"blocks  stages      Mbit   bytes  MMACs  {error_name} (95 % interval)"]
     for row in table.pareto():
         stages = "/".join(map(str, row.stage_blocks))
         lines.append(

@@ -28,6 +28,22 @@ def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str,
     }
 
 
+def error_name(tables: Sequence[LookupTable]) -> str:
+    """Returns what the error of all tables is called; "top-1 error" where none says it.
+
+    Raises:
+      ValueError: two tables measure different things; names both.
+    """
+    names = [str(table.provenance.get("error_name", "top-1 error")) for table in tables]
+    for table, name in zip(tables, names, strict=True):
+        if name != names[0]:
+            raise ValueError(
+                f"{tables[0].provenance.get('name', 'a run')} measures the {names[0]}, "
+                f"{table.provenance.get('name', 'another')} the {name}; draw them apart"
+            )
+    return names[0]
+
+
 def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
     """Returns the tables by label, those together that differ only in seed.
 

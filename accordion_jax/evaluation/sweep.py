@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from accordion_jax import data
 from accordion_jax.depth import Ladder, LookupTable, SkipMask, UnitCost, make_row
-from accordion_jax.models import ResNet
+from accordion_jax.models import Network
+from accordion_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Counts:
     """What a sweep counted, one entry a skip mask.
 
     Attributes:
-      examples: how many images were seen.
-      errors: [masks] int64, how many of them were wrong (top-1).
-      cross_entropy: [masks] float64, mean in nats.
+      examples: how many answers were judged: one an image, several where a task asks for several.
+      errors: [masks] int64, how many of them were wrong.
+      cross_entropy: [masks] float64, mean loss in nats.
     """
 
     examples: int
@@ -32,14 +32,14 @@ class Counts:
 class Sweep:
     """Counts the errors of many skip masks on a data set, on all devices.
 
-    Masks share the blocks that they have in common (`ResNet.truncations`): all prefixes of a
+    Masks share the blocks that they have in common (`Network.truncations`): all prefixes of a
     network cost one forward pass, and a pooling and a head each. Every example is counted once,
     those of the last, partial batch too.
     """
 
     def __init__(
         self,
-        model: ResNet,
+        model: Network,
         skip_masks: tuple[SkipMask, ...],
         dataset: data.Dataset,
         *,
@@ -59,7 +59,10 @@ class Sweep:
           compiler_options: of XLA.
         """
         self._examples = min(examples or len(dataset), len(dataset))
-        images, labels = dataset.rows[: self._examples], dataset.labels[: self._examples]
+        used = dataset
+        if self._examples < len(dataset):
+            used = dataset.select(np.arange(self._examples))
+        self._answers = used.targets.size
         devices, local = jax.device_count(), jax.local_device_count()
         batch_size = min(batch_size, -(-self._examples // devices))
         rounds = -(-self._examples // (batch_size * devices))
@@ -72,10 +75,10 @@ class Sweep:
             batches = padded.reshape(rounds, devices, batch_size, *x.shape[1:])
             return np.ascontiguousarray(batches[:, first : first + local].swapaxes(0, 1))
 
-        counted = np.ones(self._examples, np.bool_)
-        self._batches = data.spread([lay_out(x) for x in (images, labels, counted)])
+        counted = np.ones(used.targets.shape, np.bool_)
+        self._batches = data.spread(jax.tree.map(lay_out, (used.rows, used.targets, counted)))
         self._steps = [data.spread(np.full(local, i, np.int32)) for i in range(rounds)]
-        self._count = _counter(model, skip_masks, dataset)
+        self._count = _counter(model, skip_masks, dataset.task)
         self._options = compiler_options
         self._compiled: Callable | None = None
 
@@ -92,31 +95,31 @@ class Sweep:
         results = [self._compiled(variables, *self._batches, step) for step in self._steps]
         errors, sums = zip(*(data.unreplicate(result) for result in results), strict=True)
         return Counts(
-            self._examples,
+            self._answers,
             np.asarray(errors, np.int64).sum(0),
-            np.asarray(sums, np.float64).sum(0) / self._examples,
+            np.asarray(sums, np.float64).sum(0) / self._answers,
         )
 
 
-def _counter(model: ResNet, skip_masks: tuple[SkipMask, ...], dataset: data.Dataset) -> Callable:
+def _counter(model: Network, skip_masks: tuple[SkipMask, ...], task: Task) -> Callable:
     """The mapped count of one batch a device, given the number of the batch.
 
-    The images lie in rows, as in training: TPUs would turn all of them round for each batch.
+    The inputs lie in rows, as in training: TPUs would turn all of them round for each batch.
     """
-    image_shape, mean, std = dataset.images.shape[1:], dataset.mean, dataset.std
 
-    def count(variables, rows, labels, counted, step):
-        images = rows[step]
-        x = data.normalise(images.reshape(len(images), *image_shape), mean, std)
-        logits: jax.Array = model.apply(  # type: ignore[assignment]
-            variables, x, skip_masks=skip_masks, method="truncations"
+    def count(variables, rows, targets, counted, step):
+        picked = jax.tree.map(
+            lambda x, spec: x[step].reshape(x.shape[1], *spec.shape), rows, task.inputs
         )
-        targets = jnp.broadcast_to(labels[step], logits.shape[:2])
-        valid = jnp.broadcast_to(counted[step], logits.shape[:2])
-        wrong = jnp.argmax(logits, -1) != targets
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        errors = jnp.sum(wrong & valid, axis=1, dtype=jnp.int32)
-        sums = jnp.sum(jnp.where(valid, losses, 0.0), axis=1)
+        outputs: jax.Array = model.apply(
+            variables, task.prepare(picked), skip_masks=skip_masks, method="truncations"
+        )
+        wanted = jnp.broadcast_to(targets[step], (len(skip_masks), *targets.shape[1:]))
+        valid = jnp.broadcast_to(counted[step], wanted.shape)
+        losses = task.loss(outputs, wanted)
+        over = tuple(range(1, wanted.ndim))
+        errors = jnp.sum(task.wrong(outputs, wanted) & valid, axis=over, dtype=jnp.int32)
+        sums = jnp.sum(jnp.where(valid, losses, 0.0), axis=over)
         return jax.lax.psum((errors, sums), data.AXIS)
 
     return jax.pmap(count, axis_name=data.AXIS)

@@ -1,60 +1,76 @@
 """Networks that take a static skip mask, and how one is rebuilt from a JSON-able description.
 
-A new architecture is a file here with a Linen module like `resnet.ResNet`, and an entry in
-``FAMILIES``. What the other rooms ask of a module:
-
-* ``model(images, skip_mask=..., train=...)`` returns logits;
-* ``model.truncations(images, skip_masks=..., train=...)`` returns those of many masks in one pass;
-* ``stage_sizes``, ``block_names`` and ``base_names``: its parameters are one sub-tree a name;
-* ``unit_macs(image_shape)`` counts multiply-accumulates a name;
-* fields ``dtype``, ``axis_name`` and ``scan_stages`` say how it runs, not what it is.
+A new family is one file here with a Linen module that follows `contract.Network`, and an entry in
+``FAMILIES``. Its arguments come from the config unread.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
+from accordion_jax.models.contract import ABILITIES, Network, check, fields_of, kept_units
 from accordion_jax.models.resnet import ResNet
 
-FAMILIES = {"resnet": ResNet}
-
-# Fields of a Linen module that describe where and how it runs, not what it is.
-_NOT_DESCRIBED = {"parent", "name", "dtype", "axis_name", "scan_stages"}
+FAMILIES: dict[str, Any] = {"resnet": ResNet}
 
 
-def describe(model: ResNet) -> dict[str, Any]:
+def describe(model: Network) -> dict[str, Any]:
     """Returns what `build` needs to make the same network again, as JSON-able values."""
     family = next(name for name, cls in FAMILIES.items() if type(model) is cls)
-    arguments = {
-        field.name: getattr(model, field.name)
-        for field in dataclasses.fields(model)
-        if field.name not in _NOT_DESCRIBED
-    }
-    jsonable = {k: list(v) if isinstance(v, tuple) else v for k, v in arguments.items()}
-    return {"family": family, "arguments": jsonable}
+    arguments = {name: getattr(model, name) for name in fields_of(type(model))}
+    return {"family": family, "arguments": {k: _jsonable(v) for k, v in arguments.items()}}
 
 
-def build(description: dict[str, Any], **overrides: Any) -> ResNet:
+def build(description: Mapping[str, Any], **abilities: Any) -> Network:
     """Returns the network of a description, for instance of a bundle's manifest.
 
     Args:
       description: ``{"family": "resnet", "arguments": {"stage_sizes": [3, 3, 3], …}}``.
-      **overrides: further fields of the module, such as ``dtype`` or ``scan_stages``.
+      **abilities: how it runs: those of `contract.ABILITIES`. One that a family lacks is refused,
+        unless it asks for what every family does.
 
     Raises:
-      ValueError: the family is unknown, or an argument is; names it.
+      ValueError: the family is unknown, an argument is or has a value that the family refuses, or
+        the family lacks an ability that is asked for; names it and those there are.
     """
     family = description.get("family")
     if family not in FAMILIES:
         raise ValueError(f"model family {family!r} is not known; known: {sorted(FAMILIES)}")
-    arguments = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in description.get("arguments", {}).items()
-    }
-    known = {field.name for field in dataclasses.fields(FAMILIES[family])} - {"parent", "name"}
-    unknown = sorted((arguments | overrides).keys() - known)
-    if unknown:
-        raise ValueError(f"{family} has no argument {unknown[0]!r}; it has {sorted(known)}")
-    return FAMILIES[family](**(arguments | overrides))
+    cls = FAMILIES[family]
+    arguments = {name: _hashable(value) for name, value in description.get("arguments", {}).items()}
+    known = fields_of(cls)
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"{family} has no argument {name!r}; it has {sorted(known)}")
+    for name in sorted(
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.name in known
+        and field.name not in arguments
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ):
+        raise ValueError(f"{family} needs the argument {name!r}; it has {sorted(known)}")
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for name, value in abilities.items():
+        if name not in ABILITIES:
+            raise ValueError(f"{family} has no argument {name!r}; it has {sorted(known)}")
+        default, what = ABILITIES[name]
+        if name in fields:
+            arguments[name] = value
+        elif value != (jnp.dtype(default) if name == "dtype" else default):
+            raise ValueError(f"no network of family {family!r} {what}; got {name}={value}")
+    return check(cls(**arguments), family)
 
 
-__all__ = ["FAMILIES", "ResNet", "build", "describe"]
+def _jsonable(value: Any) -> Any:
+    return [_jsonable(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+__all__ = ["FAMILIES", "Network", "ResNet", "build", "describe", "kept_units"]

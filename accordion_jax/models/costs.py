@@ -1,15 +1,15 @@
-"""What each unit of a model costs: parameters, bytes, multiply-accumulates."""
+"""What each unit of a network costs: parameters, bytes, multiply-accumulates."""
 
 from typing import Any
 
 import jax
 
 from accordion_jax.depth import UnitCost
-from accordion_jax.models import ResNet
+from accordion_jax.models.contract import Network
 
 
 def unit_costs(
-    model: ResNet, variables: dict[str, Any], image_shape: tuple[int, int, int]
+    model: Network, variables: dict[str, Any], shape: Any
 ) -> tuple[UnitCost, tuple[UnitCost, ...]]:
     """Returns the cost of the base, and of each block in the order of the forward pass.
 
@@ -18,16 +18,15 @@ def unit_costs(
     Args:
       model: gives the names of the units, and their multiply-accumulates.
       variables: {"params": ..., "batch_stats": ...}, one sub-tree a unit; arrays or their shapes.
-      image_shape: (height, width, colours).
+      shape: of one prepared example, such as (height, width, colours), or a tree of shapes.
     """
-    macs = model.unit_macs(image_shape)
+    macs = model.unit_macs(shape)
 
     def cost(unit: str) -> UnitCost:
-        params = jax.tree.leaves(variables["params"][unit])
-        stats = jax.tree.leaves(variables.get("batch_stats", {}).get(unit, {}))
+        sent = [tree.get(unit, {}) for tree in variables.values()]
         return UnitCost(
-            parameters=sum(x.size for x in params),
-            size_bytes=sum(x.size * x.dtype.itemsize for x in (*params, *stats)),
+            parameters=sum(x.size for x in jax.tree.leaves(variables["params"].get(unit, {}))),
+            size_bytes=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sent)),
             macs=macs[unit],
         )
 

@@ -8,6 +8,7 @@ skipped, and every block costs the same.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from accordion_jax.depth import SkipMask
+from accordion_jax.models import prefixes
 from accordion_jax.models.norm import BatchNorm, relu
 
 _conv = functools.partial(
@@ -25,6 +27,11 @@ _conv = functools.partial(
     # He et al. 2015 (arXiv:1502.01852): keeps the variance of a ReLU network's signals.
     kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
 )
+
+
+# A description may come from a stranger's manifest: what is larger is a mistake, or an attack.
+_MOST_BLOCKS = 10_000  # in a stage
+_MOST_CHANNELS = 1_000_000
 
 
 class Stem(nn.Module):
@@ -113,8 +120,27 @@ class ResNet(nn.Module):
             for block in range(1, size + 1)
         )
 
-    def setup(self) -> None:
-        """Makes the modules; each is one sub-tree of the parameters."""
+    def __post_init__(self) -> None:
+        """Refuses numbers that are no sizes of a network.
+
+        Raises:
+          ValueError: names the field and its value.
+        """
+        for name, largest in (("stage_sizes", _MOST_BLOCKS), ("channels", _MOST_CHANNELS)):
+            sizes = getattr(self, name)
+            if (
+                not isinstance(sizes, tuple)
+                or not sizes
+                or any(type(n) is not int or not 1 <= n <= largest for n in sizes)
+            ):
+                raise ValueError(
+                    f"{name}={sizes!r} must be whole numbers from 1 to {largest}, one a stage"
+                )
+        if type(self.num_classes) is not int or not 1 <= self.num_classes <= _MOST_CHANNELS:
+            raise ValueError(
+                f"num_classes={self.num_classes!r} must be a whole number from 1 to "
+                f"{_MOST_CHANNELS}"
+            )
         if len(self.channels) != len(self.stage_sizes):
             raise ValueError(
                 f"channels={self.channels} must have one entry a stage; "
@@ -125,6 +151,10 @@ class ResNet(nn.Module):
                 f"channels={self.channels} must not shrink from stage to stage: a transition pads "
                 "channels and cannot take any away"
             )
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Makes the modules; each is one sub-tree of the parameters."""
         self.stem = Stem(self.channels[0], self.dtype, self.axis_name)
         for name, stage in zip(self.block_names, self._stage_of_blocks, strict=True):
             setattr(self, name, Block(self.channels[stage], self.dtype, self.axis_name))
@@ -155,11 +185,9 @@ class ResNet(nn.Module):
     ) -> jax.Array:
         """Returns the logits of many skip masks in one pass.
 
-        Masks that keep the same first blocks share their computation, as in a prefix tree: all
-        prefixes of the block sequence cost one forward pass and a head each. A block that masks
-        reach on different inputs is computed once an input (in training its running statistics
-        then move once an input). With `scan_stages` the blocks that masks share in a row are one
-        loop, which also gives the pooled features of the masks that end inside it.
+        Masks that keep the same first blocks share their computation (`prefixes.walk`). A block
+        that masks reach on different inputs is computed once an input: in training its running
+        statistics then move once an input.
 
         Args:
           images: [batch, height, width, colours] float, normalised.
@@ -173,12 +201,12 @@ class ResNet(nn.Module):
           ValueError: a mask's length is not the number of blocks, or the images cannot be halved
             once between all stages; names both.
         """
-        names, stages = self.block_names, self._stage_of_blocks
+        blocks, stages = len(self.block_names), self._stage_of_blocks
         for mask in skip_masks:
-            if len(mask) != len(names):
+            if len(mask) != blocks:
                 raise ValueError(
                     f"skip_mask has {len(mask)} entries; stage_sizes={self.stage_sizes} has "
-                    f"{len(names)} blocks"
+                    f"{blocks} blocks"
                 )
         halvings = 2 ** (len(self.stage_sizes) - 1)
         if images.ndim != 4 or images.shape[1] % halvings or images.shape[2] % halvings:
@@ -186,47 +214,34 @@ class ResNet(nn.Module):
                 f"images of shape {images.shape}: wanted [batch, height, width, colours] with "
                 f"height and width divisible by {halvings}, one halving between stages"
             )
-        logits: dict[SkipMask, jax.Array] = {}
-        # Groups of masks that have kept the same blocks so far: the next block, the features that
-        # they share, and the masks.
-        x = self.stem(images.astype(self.dtype), train)
-        groups = [(0, x, tuple(dict.fromkeys(skip_masks)))]
-        while groups:
-            i, x, masks = groups.pop()
-            # A mask that is read out needs no transition, so nothing is pooled for it alone.
-            logits |= {mask: self._read_out(_pool(x)) for mask in masks if all(mask[i:])}
-            masks = tuple(mask for mask in masks if not all(mask[i:]))
-            if not masks:
-                continue
-            if stages[i] != (stages[i - 1] if i else 0):
-                x = _halve(x, self.channels[stages[i]])
-            if skipping := tuple(mask for mask in masks if mask[i]):
-                groups.append((i + 1, x, skipping))
-            if keeping := tuple(mask for mask in masks if not mask[i]):
-                run = self._shared_run(keeping, i)
-                ending = {
-                    mask: max(n for n, block in enumerate(run) if not mask[block])
-                    for mask in keeping
-                    if all(mask[run[-1] :])
-                }
-                x, pooled = self._run_blocks(run, x, train, tuple(ending.values()))
-                logits |= {
-                    mask: self._read_out(each) for mask, each in zip(ending, pooled, strict=True)
-                }
-                going_on = tuple(mask for mask in keeping if mask not in ending)
-                groups.append((run[-1] + 1, x, going_on))
-        return jnp.stack([logits[mask] for mask in skip_masks])
 
-    def unit_macs(self, image_shape: tuple[int, int, int]) -> dict[str, int]:
+        def between(i: int, x: jax.Array) -> jax.Array:
+            return x if stages[i] == (stages[i - 1] if i else 0) else _halve(x, channels[stages[i]])
+
+        channels = self.channels
+        # The initial parameters are made block by block: they are the same with and without scan.
+        scan = self.scan_stages and not self.is_initializing()
+        return prefixes.walk(
+            skip_masks,
+            self.stem(images.astype(self.dtype), train),
+            before=between,
+            block=lambda i, x: self._run_block(i, x, train),
+            pool=_pool,
+            read_out=self._read_out,
+            loop=(lambda run, x, read: self._run_stage(run, x, train, read)) if scan else None,
+            stages=stages,
+        )
+
+    def unit_macs(self, shape: tuple[int, int, int]) -> dict[str, int]:
         """Returns multiply-accumulates a unit, for one image.
 
         Convolutions and the head; a 3x3 convolution counts nine a channel pair and position, at the
         border too, as is the custom.
 
         Args:
-          image_shape: (height, width, colours).
+          shape: (height, width, colours).
         """
-        height, width, colours = image_shape
+        height, width, colours = shape
         macs = {"stem": height * width * 9 * colours * self.channels[0]}
         for name, stage in zip(self.block_names, self._stage_of_blocks, strict=True):
             positions = (height >> stage) * (width >> stage)
@@ -239,52 +254,35 @@ class ResNet(nn.Module):
         stages = ([stage] * size for stage, size in enumerate(self.stage_sizes))
         return tuple(itertools.chain.from_iterable(stages))
 
-    def _shared_run(self, masks: tuple[SkipMask, ...], first: int) -> list[int]:
-        """Returns the kept blocks that run in one go: the first alone, unless stages are scanned.
+    def _run_block(self, i: int, x: jax.Array, train: bool) -> jax.Array:
+        """Returns the features after a block: an array of the shape of `x`."""
+        unit = getattr(self, self.block_names[i])
+        if self.is_initializing():
+            return unit(x, train)
+        x, statistics = _apply_block(self._unbound(i), unit.variables, x, train)
+        _put_statistics(unit, statistics)
+        return x
 
-        Then it is all of its stage up to where the masks part. A mask that keeps no more blocks
-        parts nothing: it is read out on the way.
+    def _unbound(self, i: int) -> Block:
+        channels = self.channels[self._stage_of_blocks[i]]
+        return Block(channels, self.dtype, self.axis_name, parent=None)
 
-        Args:
-          masks: that share all blocks before the first, and keep it.
-          first: index of a block.
-        """
-        run, stages = [first], self._stage_of_blocks
-        # The initial parameters are made block by block: they are the same with and without scan.
-        if not self.scan_stages or self.is_initializing():
-            return run
-        for i in range(first + 1, len(stages)):
-            skips = {mask[i] for mask in masks if not all(mask[i:])}
-            if stages[i] != stages[first] or len(skips) != 1:
-                break
-            if skips == {False}:
-                run.append(i)
-        return run
-
-    def _run_blocks(
-        self, blocks: list[int], x: jax.Array, train: bool, read: tuple[int, ...]
+    def _run_stage(
+        self, blocks: Sequence[int], x: jax.Array, train: bool, read: tuple[int, ...]
     ) -> tuple[jax.Array, list[jax.Array]]:
         """Returns the features after the last of these blocks, and pooled ones after some others.
 
         Args:
-          blocks: indices; of one stage.
+          blocks: indices, several; of one stage.
           x: [batch, height, width, channels].
           train: updates the blocks' running statistics.
-          read: after which of the blocks, from 0, pooled features are wanted; none where there is
-            one block.
+          read: after which of the blocks, from 0, pooled features are wanted.
 
         Returns:
           An array of the shape of `x`; and [batch, channels] float32, one an entry of `read`.
         """
         units = [getattr(self, self.block_names[i]) for i in blocks]
-        if self.is_initializing():
-            return units[0](x, train), []
-        stage = self._stage_of_blocks[blocks[0]]
-        block = Block(self.channels[stage], self.dtype, self.axis_name, parent=None)
-        if len(units) == 1:
-            x, statistics = _apply_block(block, units[0].variables, x, train)
-            _put_statistics(units[0], statistics)
-            return x, []
+        block = self._unbound(blocks[0])
 
         def body(x, variables):
             x, statistics = _apply_block(block, variables, x, train)

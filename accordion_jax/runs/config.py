@@ -1,11 +1,15 @@
 """The fields of an experiment, their defaults, and what may not change in the middle of a run.
 
-A config file in ``configs/`` starts from `default_config` and sets what differs. Unknown fields are
-refused by ml_collections (the config is locked); values are checked by `validate`.
+A config file in ``configs/`` starts from `default_config` and sets what differs. A family of
+networks, a policy, an optimizer or a task may have fields of its own: ``model.arguments``,
+``policy``, ``optimizer.arguments`` and ``data`` pass on what they hold unread, to whom it is for,
+who refuses what it does not know. All other unknown fields are refused here; values are checked by
+`validate`.
 """
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -13,6 +17,15 @@ import ml_collections
 # Sections that say how a run is carried out or read, not what is trained: these may change between
 # two calls with the same workdir.
 OPERATIONAL = ("run", "sweep")
+
+# Sections that may hold fields which the default config does not have.
+_OPEN = ("model.arguments", "optimizer.arguments", "policy", "data")
+
+# Where fields of earlier versions are now.
+_MOVED = {
+    "model.stage_sizes": "model.arguments.stage_sizes",
+    "model.channels": "model.arguments.channels",
+}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -27,25 +40,31 @@ def default_config() -> ml_collections.ConfigDict:
     config.scheme = "coml"  # "resnet", "coml" or "blockcoml"
 
     config.model = ml_collections.ConfigDict()
-    config.model.family = "resnet"
-    config.model.stage_sizes = (18, 18, 18)  # blocks a stage: ResNet-(6n+2) is (n, n, n)
-    config.model.channels = (16, 32, 64)
+    config.model.family = "resnet"  # a key of models.FAMILIES
+    # Passed on to the family; another one has others: replace the whole section.
+    config.model.arguments = ml_collections.ConfigDict()
+    config.model.arguments.stage_sizes = (18, 18, 18)  # blocks a stage: ResNet-(6n+2) is (n, n, n)
+    config.model.arguments.channels = (16, 32, 64)
     config.model.dtype = "float32"  # of the computation; parameters are float32
     # Batch norm over the whole batch; False normalises with each device's own shard.
     config.model.cross_replica_batch_norm = False
 
+    config.objective = "drawn_depth"  # what a step minimises: a key of training.OBJECTIVES
+
     config.policy = ml_collections.ConfigDict()
+    config.policy.name = "full_or_uniform"  # a key of depth.POLICIES; the other fields are its own
     config.policy.full_probability = 0.5  # of drawing the full model; the rest is uniform
     config.policy.min_depth = 1  # blocks in the smallest configuration that is drawn
-    # One a configuration, smallest (the base alone) first; empty: from the two fields above.
+    # Of policy "listed": one a configuration, smallest (the base alone) first.
     config.policy.probabilities = ()
     # Of the draws; -1: config.seed. Seeds that are trained at once need the same draws.
     config.policy.seed = -1
 
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar100"  # "cifar10", "cifar100" or "digits"
+    config.data.name = "cifar100"  # a key of data.LOADERS: "cifar10", "cifar100" or "digits"
     config.data.dir = ""  # empty: TFDS's own default
     config.data.holdout = 0  # training examples kept aside as the split "validation"
+    # The other fields are the task's, here those of images.
     config.data.pad = 4  # pixels of zero padding around the random crop
     config.data.flip = True  # random horizontal flips
 
@@ -55,13 +74,17 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.batch_size = 124  # over all devices
 
     config.optimizer = ml_collections.ConfigDict()
+    # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
+    config.optimizer.name = "sgd"
+    config.optimizer.arguments = ml_collections.ConfigDict()  # passed on to the function of Optax
     config.optimizer.learning_rate = 0.1
     config.optimizer.schedule = "step"  # "step" or "cosine"
     config.optimizer.decay_epochs = (82.0, 123.0)  # of "step"
     config.optimizer.decay_factor = 0.1  # of "step"
     config.optimizer.warmup_epochs = 0.0  # linear, from 0
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
+    config.optimizer.momentum = 0.9  # of "sgd"
+    config.optimizer.nesterov = False  # of "sgd"
+    # Passed on where the function of Optax takes it; else it is added to the gradients.
     config.optimizer.weight_decay = 1e-4
 
     config.run = ml_collections.ConfigDict()
@@ -120,58 +143,68 @@ def run_name(config: ml_collections.ConfigDict) -> str:
     """Returns the name of a run without its seed, for instance ``resnet110_coml-05``.
 
     The suffix is the paper's: the probability of the full model, 0.5 as ``05``. Scheme ``resnet``
-    always trains the full model, and has none; a policy given in full is ``custom``.
+    always trains the full model, and has none; another policy's name is the suffix (``custom`` for
+    ``listed``).
     """
-    if config.policy.probabilities:
-        return f"{config.name}-custom"
+    if config.policy.name != "full_or_uniform":
+        return f"{config.name}-{'custom' if config.policy.name == 'listed' else config.policy.name}"
     if config.scheme == "resnet":
         return config.name
     return f"{config.name}-{f'{config.policy.full_probability:g}'.replace('.', '')}"
 
 
+# Least and most of each number, where the field is there.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),  # JAX's keys take 32 bits
+    "policy.seed": (-1, 2**63 - 1),
+    "data.holdout": (0, math.inf),
+    "train.epochs": (0, 1e9),
+    "train.steps": (0, 1e12),
+    "train.batch_size": (1, math.inf),
+    "optimizer.learning_rate": (0, 1e9),
+    "optimizer.warmup_epochs": (0, 1e9),
+    "optimizer.weight_decay": (0, 1e9),
+    "run.compile_workers": (0, math.inf),
+    "run.log_every_steps": (1, math.inf),
+    "run.checkpoint_every_epochs": (0, 1e9),
+    "run.checkpoint_every_steps": (0, math.inf),
+    "run.keep_checkpoints": (1, math.inf),
+    "run.eval_every_epochs": (0, 1e9),
+    "run.eval_examples": (0, math.inf),
+    "sweep.examples": (0, math.inf),
+    "sweep.batch_size": (1, math.inf),
+    "sweep.bits_per_parameter": (0, math.inf),
+}
+_CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "optimizer.schedule": ("step", "cosine"),
+    "run.compile": ("background", "lazy", "ahead"),
+    "sweep.split": ("test", "validation"),
+    "sweep.checkpoint": ("latest", "best"),
+}
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks values that no other part would refuse in words.
+    """Checks fields that no other part would refuse in words.
 
     Raises:
       ValueError: names the field, its value and what is wanted.
     """
-    choices = {
-        "model.dtype": ("float32", "bfloat16"),
-        "optimizer.schedule": ("step", "cosine"),
-        "run.compile": ("background", "lazy", "ahead"),
-        "sweep.split": ("test", "validation"),
-        "sweep.checkpoint": ("latest", "best"),
-    }
-    for name, allowed in choices.items():
-        if (value := _get(config, name)) not in allowed:
-            close = difflib.get_close_matches(str(value), allowed, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"config.{name}={value!r} must be one of {allowed}{hint}")
-    least = {
-        "seed": 0,
-        "policy.seed": -1,
-        "data.holdout": 0,
-        "data.pad": 0,
-        "train.epochs": 0,
-        "train.steps": 0,
-        "train.batch_size": 1,
-        "optimizer.learning_rate": 0,
-        "optimizer.warmup_epochs": 0,
-        "optimizer.weight_decay": 0,
-        "run.compile_workers": 0,
-        "run.log_every_steps": 1,
-        "run.checkpoint_every_epochs": 0,
-        "run.checkpoint_every_steps": 0,
-        "run.keep_checkpoints": 1,
-        "run.eval_every_epochs": 0,
-        "run.eval_examples": 0,
-        "sweep.examples": 0,
-        "sweep.batch_size": 1,
-        "sweep.bits_per_parameter": 0,
-    }
-    for name, bound in least.items():
-        if not _get(config, name) >= bound:
-            raise ValueError(f"config.{name}={_get(config, name)} must be at least {bound}")
+    fields = _flatten(to_jsonable(config))
+    _refuse_unknown(fields)
+    for name, allowed in _CHOICES.items():
+        if (value := fields[name]) not in allowed:
+            raise ValueError(
+                f"config.{name}={value!r} must be one of {allowed}{_did_you_mean(value, allowed)}"
+            )
+    for name, (least, most) in _BOUNDS.items():
+        value = fields[name]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"config.{name}={value!r} must be a number")
+        if not value >= least:
+            raise ValueError(f"config.{name}={value} must be at least {least}")
+        if not value <= most:
+            raise ValueError(f"config.{name}={value} must be at most {most:g}")
     if not 0 <= config.optimizer.momentum < 1:
         raise ValueError(f"config.optimizer.momentum={config.optimizer.momentum} must be in [0, 1)")
     if config.sweep.split == "validation" and not config.data.holdout:
@@ -179,6 +212,69 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "config.sweep.split='validation' needs held-out examples; set config.data.holdout, "
             "for instance to 5000"
         )
+
+
+def _refuse_unknown(fields: Mapping[str, Any]) -> None:
+    defaults = _flatten(to_jsonable(default_config()))
+    for name in defaults:
+        if name not in fields and not _is_open(name):
+            raise ValueError(f"config.{name} is missing; start from default_config()")
+    for name in ("data.name", "data.dir", "data.holdout", "policy.name", "policy.seed"):
+        if name not in fields:
+            raise ValueError(f"config.{name} is missing; set it beside the section's own fields")
+    for name in fields:
+        if name in defaults or _is_open(name):
+            continue
+        if name in _MOVED:
+            raise ValueError(f"config.{name} is now config.{_MOVED[name]}")
+        raise ValueError(f"config.{name} is not a field{_did_you_mean(name, defaults)}")
+
+
+def _is_open(name: str) -> bool:
+    return any(name.startswith(f"{section}.") for section in _OPEN)
+
+
+def _did_you_mean(value: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(value), list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def own_fields(
+    config: ml_collections.ConfigDict, section: str, known: Iterable[str], whose: str
+) -> dict[str, Any]:
+    """Returns the fields of a section that the one it names has, such as a policy's own.
+
+    Args:
+      config: of a run.
+      section: "policy", "data" or "optimizer".
+      known: names of the fields that are its own.
+      whose: what to call it in an error.
+
+    Raises:
+      ValueError: another field of the section was set, which would be without effect; names it.
+    """
+    known, defaults = tuple(known), to_jsonable(default_config()[section])
+    taken = {name: value for name, value in config[section].items() if name in known}
+    for name, value in to_jsonable(config[section]).items():
+        if name in known or name in _SHARED[section]:
+            continue
+        if name not in defaults or value != defaults[name]:
+            raise ValueError(
+                f"config.{section}.{name}={value!r}: {whose} has no such field; it has "
+                f"{', '.join(known) or 'none'}"
+            )
+    return taken
+
+
+# Fields of a section that belong to no one in particular.
+_SHARED = {
+    "policy": ("name", "seed"),
+    "data": ("name", "dir", "holdout"),
+    "optimizer": (
+        *("name", "arguments", "learning_rate", "schedule"),
+        *("decay_epochs", "decay_factor", "warmup_epochs"),
+    ),
+}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -189,8 +285,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         by a version that did not know it, has its default.
       new: as asked for now.
     """
-    defaults = _flatten(to_jsonable(default_config()))
-    flat_old, flat_new = defaults | _flatten(old), _flatten(new)
+    flat_old, flat_new = _upgraded(old), _flatten(new)
     names = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"config.{name}: {flat_old.get(name, '(absent)')!r} -> {flat_new.get(name, '(absent)')!r}"
@@ -199,39 +294,61 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a config of any version, as this one names them."""
+    given = _flatten(document)
+    fields = {_MOVED.get(name, name): value for name, value in given.items()}
+    # Fields that only newer versions write have their default; of an open section, which holds what
+    # its owner needs, only those that every owner has.
+    for name, value in _flatten(to_jsonable(default_config())).items():
+        section, _, field = name.rpartition(".")
+        before_names = section == "policy" and "policy.name" not in given
+        if not _is_open(name) or field in _SHARED.get(section, ()) or before_names:
+            fields.setdefault(name, value)
+    if "policy.name" not in given and fields["policy.probabilities"]:
+        fields["policy.name"] = "listed"
+    return fields
+
+
 def to_jsonable(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as nested dictionaries of JSON-able values, tuples as lists."""
     return {
         name: to_jsonable(value)
         if isinstance(value, ml_collections.ConfigDict)
-        else (list(value) if isinstance(value, tuple) else value)
+        else (_lists(value))
         for name, value in sorted(config.items())
     }
 
 
+def _lists(value: Any) -> Any:
+    return [_lists(each) for each in value] if isinstance(value, tuple | list) else value
+
+
 def from_jsonable(document: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that `to_jsonable` wrote, over the defaults; unknown fields are an error.
+    """Returns the config that `to_jsonable` wrote, of this version or an earlier one.
 
     Raises:
-      KeyError: a field is unknown to this version; names it.
+      ValueError: a field is unknown to this version, or has a value that it refuses; names it.
     """
-    config = default_config()
-    known = _flatten(to_jsonable(config)).keys()
-    for name, value in _flatten(document).items():
-        if name not in known:
-            raise KeyError(f"config.{name} is not a field of this version of accordion_jax")
+    config = ml_collections.ConfigDict()
+    for name, value in _upgraded(document).items():
         *sections, field = name.split(".")
         section = config
         for each in sections:
+            if each not in section:
+                section[each] = ml_collections.ConfigDict()
             section = section[each]
-        section[field] = tuple(value) if isinstance(value, list) else value
+        section[field] = _tuples(value)
+    for section in _OPEN:  # which may be empty
+        parent, _, name = section.rpartition(".")
+        if name not in (holder := config[parent] if parent else config):
+            holder[name] = ml_collections.ConfigDict()
+    validate(config)
     return config
 
 
-def _get(config: ml_collections.ConfigDict, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,15 +20,16 @@ from ml_collections import config_flags
 from accordion_jax.depth import LookupTable, make_ladder
 from accordion_jax.runs import config as config_lib
 from accordion_jax.runs.folder import (
-    CHECKPOINTS,
     CONFIG_FILE,
     METRICS_FILE,
     TABLE_CSV_FILE,
     TABLE_FILE,
+    check_path,
 )
-from accordion_jax.system.files import read_json, write_json
+from accordion_jax.runs.reporting import saved_step
+from accordion_jax.runs.sessions import SESSIONS_FILE
+from accordion_jax.system.files import read_json, replacing
 
-SESSIONS_FILE = "sessions.json"
 # What of a run's folder is small enough to keep and send around.
 SMALL_FILES = (CONFIG_FILE, METRICS_FILE, TABLE_FILE, TABLE_CSV_FILE, SESSIONS_FILE)
 
@@ -53,8 +54,8 @@ class GridRun:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is, read from its folder.
+class Standing:
+    """How a run stands, read from its folder.
 
     Attributes:
       state: "done", "partly" or "not begun".
@@ -85,8 +86,8 @@ def plan(
 
     Raises:
       ValueError: nothing to run, a file or variant that is not there, a field that is refused, two
-        runs of one name, or a run's folder that holds another experiment; says which, and what to
-        do.
+        runs of one name, a folder where checkpoints cannot be kept, or a run's folder that holds
+        another experiment; says which, and what to do.
     """
     if not specs or not seeds:
         raise ValueError(
@@ -106,6 +107,7 @@ def plan(
             )
         if override.startswith("--config.seed="):
             raise ValueError(f"{override} would give all runs one seed; use --seeds")
+    check_path(runs)
     planned: dict[str, GridRun] = {}
     for seed in seeds:
         for spec in specs:
@@ -123,7 +125,7 @@ def _plan_one(spec: str, seed: int, runs: pathlib.Path, overrides: tuple[str, ..
     overrides = (*overrides, f"--config.seed={seed}")
     config = load_config(spec, overrides)
     config_lib.validate(config)
-    make_ladder(config.scheme, config.model.stage_sizes)
+    make_ladder(config.scheme, (1,))  # refuses a scheme that is not known
     name = f"{config_lib.run_name(config)}_seed{seed}"
     run = GridRun(name, spec, overrides, config_lib.to_jsonable(config), runs / name)
     there = read_json(run.workdir / CONFIG_FILE).get("config")
@@ -176,8 +178,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     return config
 
 
-def look(run: GridRun) -> Progress:
-    """Returns how far a run is.
+def look(run: GridRun) -> Standing:
+    """Returns how a run stands.
 
     It is done when its look-up table is there, of its last step (of any, where the best checkpoint
     is swept) and of the config that is asked for, in what is trained and in what is swept. A table
@@ -193,9 +195,9 @@ def look(run: GridRun) -> Progress:
         if (whole or run.config["sweep"]["checkpoint"] == "best") and _same(
             facts.get("config"), run.config
         ):
-            return Progress("done", facts["step"], table)
-    step = latest_step(run.workdir)
-    return Progress("partly" if step else "not begun", step)
+            return Standing("done", facts["step"], table)
+    step = saved_step(run.workdir)
+    return Standing("partly" if step else "not begun", step)
 
 
 def _same(there: Any, asked: dict[str, Any]) -> bool:
@@ -205,35 +207,10 @@ def _same(there: Any, asked: dict[str, Any]) -> bool:
     }
 
 
-def latest_step(workdir: pathlib.Path) -> int:
-    """Returns the step of a run's newest whole checkpoint, 0 where there is none."""
-    names = (each.name for each in (workdir / CHECKPOINTS).glob("*"))
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
-def read_sessions(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the sessions of a run so far: one a process that worked on it, oldest first."""
-    return list(read_json(workdir / SESSIONS_FILE).get("sessions", []))
-
-
-def write_sessions(workdir: pathlib.Path, sessions: list[dict[str, Any]]) -> None:
-    """Writes the sessions of a run, whole or not at all."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    total = sum(session["seconds"] for session in sessions)
-    write_json(workdir / SESSIONS_FILE, {"seconds": round(total, 1), "sessions": sessions})
-
-
-def seconds_spent(workdir: pathlib.Path) -> float:
-    """Returns the time spent on a run, summed over its sessions."""
-    return sum(session["seconds"] for session in read_sessions(workdir))
-
-
 def keep_small_files(run: GridRun, out: str | os.PathLike) -> None:
     """Copies the small files of a run to ``<out>/<name>``, each whole or not at all."""
     folder = pathlib.Path(out) / run.name
     for name in SMALL_FILES:
         if (run.workdir / name).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{name}.{os.getpid()}.tmp"
-            shutil.copyfile(run.workdir / name, temporary)
-            temporary.replace(folder / name)
+            with replacing(folder / name) as temporary:
+                shutil.copyfile(run.workdir / name, temporary)

@@ -110,7 +110,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError as error:  # not JSON, or not UTF-8
-        raise ValueError(f"{path} is damaged ({error}); delete or mend it") from error
+        raise ValueError(f"{path} is damaged ({error}); mend it, or move it away") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object; delete or mend it")
+        raise ValueError(f"{path} is damaged: it holds no JSON object; mend it, or move it away")
     return document

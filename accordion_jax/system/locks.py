@@ -1,7 +1,7 @@
 """Locks between processes: the one way in which this package keeps them apart.
 
-A lock is held by an open file, so that it ends with its process, however that ends. Where a file
-system has no locks (some of clusters and networks), or a folder cannot be written, work goes on
+A lock is held by an open file, so that it ends with its process, however that ends. Where there can
+be none (some file systems of clusters and networks, a folder that cannot be written), work goes on
 without: each write is a rename of something whole, so that at worst work is done twice.
 """
 
@@ -16,7 +16,8 @@ import filelock
 
 _log = logging.getLogger(__name__)
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS, errno.EACCES, errno.EPERM}
+# Room can be made, and then there are locks.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 
 
 class Lock:
@@ -39,7 +40,7 @@ class Lock:
           on_wait: is called before it waits.
 
         Raises:
-          OSError: the file cannot be made, for another reason than a lack of locks.
+          OSError: the disk is full, or the process has too many files open.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ class Lock:
                     on_wait()
                 self._lock.acquire()
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise
             _log.warning("no lock at %s (%s); going on without", self.path, error)
             self._without = True

@@ -78,7 +78,7 @@ class Progress:
             fields += [f"{name} {value}" for name, value in shown.items()]
             if self._scale > 1:
                 fields.append(f"{rate * self._scale:.0f} {self._scaled_unit}/s")
-            fields.append(f"{_duration(left)} left")
+            fields.append(f"{duration(left)} left")
             _log.info("%s", ", ".join(fields))
 
     def close(self) -> None:
@@ -97,8 +97,8 @@ def progress(*args: Any, **kwargs: Any) -> Iterator[Progress]:
         bar.close()
 
 
-def _duration(seconds: float) -> str:
-    """For instance ``1 h 02 min`` or ``35 s``."""
+def duration(seconds: float) -> str:
+    """Returns a time in words, for instance ``1 h 02 min`` or ``35 s``."""
     if seconds == float("inf"):
         return "unknown time"
     minutes, rest = divmod(round(seconds), 60)

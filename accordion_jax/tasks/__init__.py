@@ -39,20 +39,9 @@ def from_description(description: Mapping[str, Any]) -> Task:
     return KINDS[kind].from_description(description)
 
 
-def with_augmentation(task: Task, fields: Mapping[str, Any]) -> Task:
-    """Returns a task with its augmentation set from fields of a config, unread on the way.
-
-    Raises:
-      ValueError: the task has no such field; names those it has.
-    """
-    has = list(inspect.signature(task.with_augmentation).parameters)
-    for name in fields:
-        if name not in has:
-            raise ValueError(
-                f"config.data.{name}: {task.input_name} have no such field; they have "
-                f"{', '.join(has) or 'none'}. Leave it out of config.data"
-            )
-    return task.with_augmentation(**fields)
+def augmentation_fields(task: Task) -> tuple[str, ...]:
+    """Returns the names of the fields that a task's `with_augmentation` takes."""
+    return tuple(inspect.signature(task.with_augmentation).parameters)
 
 
 __all__ = [
@@ -61,7 +50,7 @@ __all__ = [
     "Images",
     "Spec",
     "Task",
+    "augmentation_fields",
     "describe",
     "from_description",
-    "with_augmentation",
 ]

@@ -69,8 +69,8 @@ class Task(Protocol):
     def prepare(self, inputs: Any) -> Any:
         """Returns what the network takes: [batch, ...], a tree of floats or integers."""
 
-    def with_augmentation(self, **fields: Any) -> "Task":
-        """Returns this task with its augmentation set; each field is one of ``config.data``."""
+    def with_augmentation(self, *args: Any, **kwargs: Any) -> "Task":
+        """Returns this task with its augmentation set, from fields of ``config.data``."""
 
     def draw(self, key: Any, batch: int) -> Any:
         """Returns what `augment` needs at random, for a whole batch: a tree of [batch, ...].

@@ -2,25 +2,21 @@
 
 from accordion_jax.runs.config import run_name, to_jsonable
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
-from accordion_jax.training.experiment import (
-    Experiment,
-    Run,
-    claim_workdir,
-    load_run,
-    make_experiment,
-    provenance,
-    versions,
-)
+from accordion_jax.training.experiment import Experiment, make_experiment
 from accordion_jax.training.loop import DivergedError, Preempted, train, train_together
 from accordion_jax.training.metrics import read_metrics
+from accordion_jax.training.objective import OBJECTIVES, Draw, single
+from accordion_jax.training.run import Run, claim_workdir, load_run, provenance, versions
 from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.together import Together
 from accordion_jax.training.variants import Variants, cpu_compiler_options
 
 __all__ = [
+    "OBJECTIVES",
     "CheckpointError",
     "Checkpoints",
     "DivergedError",
+    "Draw",
     "Experiment",
     "Preempted",
     "Run",
@@ -35,6 +31,7 @@ __all__ = [
     "provenance",
     "read_metrics",
     "run_name",
+    "single",
     "to_jsonable",
     "train",
     "train_together",

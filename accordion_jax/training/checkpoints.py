@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from accordion_jax.runs.folder import check_path
 from accordion_jax.training.state import TrainState, Tree
 
 # What Orbax warns of and is meant: most checkpoints are not evaluated; who reads does not write.
@@ -28,7 +30,8 @@ class Checkpoints:
     """The checkpoints of one run, in ``<folder>/<step>``.
 
     Orbax writes a checkpoint under a temporary name and renames it when it is whole, so a process
-    that is killed leaves the one before. A checksum of all arrays guards against damage after that.
+    that is killed leaves the one before. A checksum of all arrays guards against damage after that,
+    and the first one that is written is looked at anew: what cannot be read is known at once.
     """
 
     def __init__(self, folder: str | os.PathLike, keep: int = 2, *, read_only: bool = False):
@@ -41,7 +44,9 @@ class Checkpoints:
 
         Raises:
           CheckpointError: read-only, and there is no such folder.
+          ValueError: the path is one that Orbax takes for a pattern.
         """
+        check_path(folder)
         self.folder = pathlib.Path(folder).absolute()
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"no checkpoints in {self.folder}: the folder does not exist")
@@ -74,26 +79,81 @@ class Checkpoints:
                 "checksum": ocp.JsonCheckpointHandler(),
             },
         )
+        # Of those that `save` wrote: the newest that is whole, and the one that is being written.
+        self._saved: int | None = self._manager.latest_step()
+        self._started: int | None = None
+        self._verified = False
 
-    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metrics: dict[str, float] | None = None,
+        unrecorded: Mapping[str, list[float]] | None = None,
+    ) -> None:
         """Starts to write the state of a step; does nothing where the step is there already.
+
+        The first call waits until it is written, and reads its structure back.
 
         Args:
           step: taken so far.
           state: as NumPy arrays of their own, which nobody changes.
           metrics: with "error", by which the best checkpoint is chosen; None: not a candidate.
+          unrecorded: numbers of the newest steps that no record of the metrics holds yet.
+
+        Raises:
+          CheckpointError: the first one cannot be read back; names it.
         """
         if step in self._manager.all_steps():
             return
+        facts = {"crc32": _checksum(state._asdict()), "unrecorded": dict(unrecorded or {})}
         arguments = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(state._asdict()),
-            checksum=ocp.args.JsonSave({"crc32": _checksum(state._asdict())}),
+            state=ocp.args.PyTreeSave(state._asdict()), checksum=ocp.args.JsonSave(facts)
         )
         self._manager.save(step, args=arguments, metrics=metrics)
+        # Orbax starts one only when the one before is whole.
+        self._saved, self._started = self._started or self._saved, step
+        if not self._verified:
+            self.wait()
+            self._verify(step, state)
+            self._verified = True
 
     def wait(self) -> None:
         """Returns when what `save` started is on disk."""
         self._manager.wait_until_finished()
+        self._saved, self._started = self._started or self._saved, None
+
+    @property
+    def saved(self) -> int | None:
+        """The newest step that is whole on the disk; None where there is none."""
+        # The folder gets its name when all in it is written.
+        if self._started is not None and (self.folder / str(self._started)).is_dir():
+            return self._started
+        return self._saved
+
+    def _verify(self, step: int, state: TrainState) -> None:
+        """Reads the structure of a checkpoint from the disk, as another process would."""
+        path = self.folder / str(step)
+        reader = Checkpoints(self.folder, read_only=True)
+        try:
+            tree = reader._manager.item_metadata(step).state.tree
+            found = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in _leaves(tree).items()}
+        except Exception as error:  # Orbax, tensorstore and json each have their own
+            raise CheckpointError(
+                f"checkpoint {path} was written, and cannot be read ({type(error).__name__}: "
+                f"{error}); use a --workdir on another file system"
+            ) from error
+        finally:
+            reader.close()
+        wanted = {name: (x.shape, x.dtype) for name, x in _leaves(state._asdict()).items()}
+        if differing := sorted(
+            name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+        ):
+            raise CheckpointError(
+                f"checkpoint {path} was written, and reads differently: {differing[0]!r} is "
+                f"{found.get(differing[0])}, {wanted.get(differing[0])} was written; use a "
+                "--workdir on another file system"
+            )
 
     def close(self) -> None:
         """Waits, then ends the manager's threads."""
@@ -148,17 +208,40 @@ class Checkpoints:
             wanted = restored["checksum"]["crc32"]
         except Exception as error:  # Orbax, tensorstore and json each have their own
             raise CheckpointError(
-                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); delete that "
-                "folder and run the same command: it goes on from the checkpoint before it"
+                f"checkpoint {path} cannot be read ({type(error).__name__}: {error}); "
+                f"{self._remedy(step)}"
             ) from error
         state = restored["state"]
         if (found := _checksum(state)) != wanted:
             raise CheckpointError(
                 f"checkpoint {path} is damaged: its arrays have checksum {found}, {wanted} was "
-                "written; delete that folder and run the same command: it goes on from the "
-                "checkpoint before it"
+                f"written; {self._remedy(step)}"
             )
         return _as_state(state, like, path)
+
+    def unrecorded(self, step: int) -> dict[str, list[float]]:
+        """Returns what `save` was given of the steps that no record of the metrics holds yet.
+
+        Args:
+          step: one that has been restored.
+        """
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(checksum=ocp.args.JsonRestore())
+        )
+        return restored["checksum"].get("unrecorded", {})  # not in those of earlier versions
+
+    def _remedy(self, step: int) -> str:
+        """What to do about a damaged checkpoint; it may hold what no other copy does."""
+        others = [each for each in self.steps if each != step]
+        if not others:
+            return (
+                "there is no other checkpoint: put a copy of that folder in its place, or train "
+                "anew with another --workdir"
+            )
+        return (
+            f"move that folder out of {self.folder} and run the same command: it goes on from "
+            f"step {max(others)}"
+        )
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

@@ -7,8 +7,8 @@ computes on channels first. From a state in HWIO a step on a GPU therefore trans
 before its use, transposes it once more with its momentum to update them, and copies both into
 place: three small GPU kernels a convolution, of some fifteen. So on a GPU the state lies in the
 order that cuDNN takes, and is turned round in the program, where XLA takes a transposition for
-another name of the same memory. TPUs and CPUs want HWIO (`python -m benchmarks.topology` counts
-what each makes of it).
+another name of the same memory. TPUs and CPUs want HWIO (`python -m benchmarks.compilers.chips`
+counts what each makes of it).
 """
 
 from collections.abc import Callable

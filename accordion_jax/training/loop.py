@@ -1,4 +1,4 @@
-"""The training loop: draws a depth, runs its compiled step, keeps checkpoints and metrics."""
+"""The training loop: runs the compiled step of each draw, keeps checkpoints and metrics."""
 
 import collections
 import contextlib
@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from accordion_jax import data
-from accordion_jax.depth import SkipMask, draw, first_drawn
 from accordion_jax.runs.folder import CHECKPOINTS
+from accordion_jax.runs.reporting import Reporter
 from accordion_jax.system.progress import progress
 from accordion_jax.training import step as step_lib
 from accordion_jax.training.checkpoints import Checkpoints
 from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.metrics import MetricWriter
+from accordion_jax.training.objective import Draw
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.stop import Stop
 from accordion_jax.training.together import Together
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 # works on these, and never waits for the newest.
 _LAG = 2
 
-# How many steps ahead are searched for the configurations to compile in the background.
+# How many steps ahead are searched for what to compile in the background.
 _LOOK_AHEAD = 10_000
 
 # Replicated variables -> name -> number; "error" chooses the best checkpoint.
@@ -127,12 +128,15 @@ def train_together(
         else:
             states = [each.init() for each in together.experiments]
         state = together.place(states)
+        batch_size = together.experiment.config.train.batch_size
+        reporter = Reporter(workdirs, total, batch_size=batch_size, enabled=first)
+        reporter.update(step, saved=lambda: [each.saved for each in checkpoints], now=True)
         if step < total:
             writers = [
                 stack.enter_context(contextlib.closing(MetricWriter(each, step, enabled=first)))
                 for each in workdirs
             ]
-            loop = _Loop(together, checkpoints, writers, evaluate, eval_split, stop)
+            loop = _Loop(together, checkpoints, writers, reporter, evaluate, eval_split, stop)
             state = loop.run(state, step)
         return together.split(state)
 
@@ -140,17 +144,19 @@ def train_together(
 class _Loop:
     """One call of `train_together`: what the steps share."""
 
-    def __init__(self, together, checkpoints, writers, evaluate, eval_split, stop):
+    def __init__(self, together, checkpoints, writers, reporter, evaluate, eval_split, stop):
         self.together: Together = together
         self.experiment: Experiment = together.experiment
         self.checkpoints: list[Checkpoints] = checkpoints
         self.writers: list[MetricWriter] = writers
+        self.reporter: Reporter = reporter
         self.evaluate: Evaluate | None = evaluate
         self.eval_split: str = eval_split
         self.stop: Stop = stop
         experiment = self.experiment
-        self.units = {mask: experiment.units(mask) for mask in experiment.ladder.skip_masks}
-        self.images, self.labels = data.replicate((experiment.train.rows, experiment.train.labels))
+        self.units = functools.cache(experiment.units)
+        train = experiment.train
+        self.inputs, self.targets = data.replicate((train.rows, train.targets))
         self.key = data.replicate(together.key)
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
@@ -168,16 +174,11 @@ class _Loop:
         )
         fields = experiment.config.run
         if fields.compile == "ahead":
-            self._compile_ahead(variants)
+            self._compile_ahead(variants, step)
         elif fields.compile == "background":
-            needed = first_drawn(
-                experiment.policy,
-                seed=experiment.depth_seed,
-                start=step,
-                stop=min(experiment.total_steps, step + _LOOK_AHEAD),
-            )
-            masks = [experiment.ladder[index].skip_mask for index in needed]
-            variants.compile_in_background(masks, fields.compile_workers)
+            until = min(experiment.total_steps, step + _LOOK_AHEAD)
+            draws = experiment.draws(range(step, until))
+            variants.compile_in_background(draws, fields.compile_workers)
         with contextlib.closing(variants):
             return self._steps(state, step, order, variants)
 
@@ -193,15 +194,14 @@ class _Loop:
             total,
             step,
             scale=experiment.config.train.batch_size * len(self.writers),
+            scaled_unit=f"{experiment.task.example_name}s",
             enabled=self.first,
         ) as bar:
             while step < total:
-                chosen = experiment.ladder[
-                    draw(experiment.policy, seed=experiment.depth_seed, step=step)
-                ]
-                run = variants(chosen.skip_mask)
-                kept = state.keep(self.units[chosen.skip_mask])
-                updated, metrics = run(kept, order, self.images, self.labels, self.key)
+                chosen = experiment.draw(step)
+                run = variants(chosen)
+                kept = state.keep(self.units(chosen))
+                updated, metrics = run(kept, order, self.inputs, self.targets, self.key)
                 state, step = state.merge(updated), step + 1
                 window.add(step, chosen.depth, metrics)
                 shown = {"epoch": f"{step / per_epoch:.1f}", "loss": window.shown}
@@ -211,14 +211,27 @@ class _Loop:
                 stopping = self.stop.reached(step)
                 if stopping or step == total or step % self._checkpoint_every == 0:
                     window.drain()
-                    self._save(state, step, evaluate=not stopping)
+                    self._save(state, step, window, evaluate=not stopping)
+                    self._report(step, window, now=True)
+                self._report(step, window)
                 if stopping and step < total:
                     self._wait()
+                    self._report(step, window, now=True)
                     raise Preempted(step)
         self._wait()
+        self._report(step, window, now=True)
         return state
 
-    def _save(self, state: TrainState, step: int, *, evaluate: bool) -> None:
+    def _report(self, step: int, window: "_Window", *, now: bool = False) -> None:
+        """Tells other programs how far the runs are."""
+        self.reporter.update(
+            step,
+            saved=lambda: [each.saved for each in self.checkpoints],
+            losses=window.losses,
+            now=now,
+        )
+
+    def _save(self, state: TrainState, step: int, window: "_Window", *, evaluate: bool) -> None:
         """Starts to write the checkpoints of this step, evaluated where that is due."""
         metrics: list = [None] * len(self.checkpoints)
         if evaluate and self._evaluation_due(step):
@@ -227,8 +240,9 @@ class _Loop:
                 for each, writer in zip(self.together.split(state), self.writers, strict=True)
             ]
         states = self.together.fetch(state)
-        for checkpoints, each, numbers in zip(self.checkpoints, states, metrics, strict=True):
-            checkpoints.save(step, each, numbers)
+        rows = zip(self.checkpoints, states, metrics, window.unrecorded, strict=True)
+        for checkpoints, each, numbers, unrecorded in rows:
+            checkpoints.save(step, each, numbers, unrecorded)
 
     def _wait(self) -> None:
         for each in self.checkpoints:
@@ -241,18 +255,17 @@ class _Loop:
         by_epoch = round(fields.checkpoint_every_epochs * self.experiment.steps_per_epoch)
         return fields.checkpoint_every_steps or max(1, by_epoch)
 
-    def _step_of(self, skip_mask: SkipMask, like: TrainState, order: jax.Array):
-        """The mapped step of a configuration, and arguments to compile it for."""
-        kept = like.keep(self.units[skip_mask])
-        arguments = (kept, order, self.images, self.labels, self.key)
-        return self.together.mapped_step(skip_mask), arguments
+    def _step_of(self, draw: Draw, like: TrainState, order: jax.Array):
+        """The mapped step of a draw, and arguments to compile it for."""
+        kept = like.keep(self.units(draw))
+        arguments = (kept, order, self.inputs, self.targets, self.key)
+        return self.together.mapped_step(draw), arguments
 
-    def _compile_ahead(self, variants: Variants) -> None:
-        ladder = self.experiment.ladder
-        masks = [ladder[index].skip_mask for index in self.experiment.policy.drawn]
+    def _compile_ahead(self, variants: Variants, step: int) -> None:
+        draws = self.experiment.draws(range(step, self.experiment.total_steps))
         workers = self.experiment.config.run.compile_workers
-        with progress("compiling", len(masks), unit="variant", enabled=self.first) as bar:
-            for done, _ in enumerate(variants.compile_ahead(masks, workers), 1):
+        with progress("compiling", len(draws), unit="variant", enabled=self.first) as bar:
+            for done, _ in enumerate(variants.compile_ahead(draws, workers), 1):
                 bar.update(done)
 
     def _evaluation_due(self, step: int) -> bool:
@@ -281,8 +294,12 @@ class _Window:
 
     def __init__(self, loop: _Loop, step: int):
         self._loop, self.shown = loop, "-"
+        self.losses: list[float] | None = None  # one a run, of the newest step that is read
         self._pending: collections.deque = collections.deque()
+        # Loss and error, [runs] each, and depth.
         self._read: list[tuple[np.ndarray, np.ndarray, int]] = []
+        if step:
+            self._read = self._read_before(step)
         self._since, self._first_step = time.monotonic(), step
 
     def add(self, step: int, depth: int, metrics: step_lib.Metrics) -> None:
@@ -290,6 +307,29 @@ class _Window:
         self._pending.append((step, depth, metrics))
         if len(self._pending) > _LAG:
             self._take()
+
+    def _read_before(self, step: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+        """What the process before had read, and not recorded, when it saved this step."""
+        kept = [each.unrecorded(step) for each in self._loop.checkpoints]
+        losses, errors, depths = (
+            [each.get(name, []) for each in kept] for name in ("loss", "error", "depth")
+        )
+        if any(each != depths[0] for each in depths):  # runs that were not trained at once
+            return []
+        columns = (np.array(each, np.float32).T for each in (losses, errors))
+        return list(zip(*columns, map(int, depths[0]), strict=True))
+
+    @property
+    def unrecorded(self) -> list[dict[str, list[float]]]:
+        """Of each run: the numbers of the steps since the last record."""
+        return [
+            {
+                "loss": [float(loss[run]) for loss, _, _ in self._read],
+                "error": [float(error[run]) for _, error, _ in self._read],
+                "depth": [depth for _, _, depth in self._read],
+            }
+            for run in range(len(self._loop.checkpoints))
+        ]
 
     def drain(self) -> None:
         """Reads what is queued: after it, every step so far had a finite loss."""
@@ -303,19 +343,19 @@ class _Window:
         if not np.isfinite(loss).all():
             self._refuse(step, depth, loss)
         self._read.append((loss, error, depth))
-        self.shown = f"{loss.mean():.3f}"
+        self.shown, self.losses = f"{loss.mean():.3f}", loss.tolist()
         experiment = self._loop.experiment
         every = experiment.config.run.log_every_steps
         if step % every and step != experiment.total_steps:
             return
         now = time.monotonic()
         losses, errors, depths = (np.array(each) for each in zip(*self._read, strict=True))
-        images = (step - self._first_step) * experiment.config.train.batch_size
+        examples = (step - self._first_step) * experiment.config.train.batch_size
         shared = {
             "epoch": step / experiment.steps_per_epoch,
             "mean_depth": float(depths.mean()),
             "learning_rate": float(experiment.learning_rate(step - 1)),
-            "images_per_second": images / max(now - self._since, 1e-9),
+            f"{experiment.task.example_name}s_per_second": examples / max(now - self._since, 1e-9),
         }
         for run, writer in enumerate(self._loop.writers):
             writer.write(

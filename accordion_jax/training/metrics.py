@@ -9,6 +9,7 @@ from typing import Any
 import tensorboardX
 
 from accordion_jax.runs.folder import METRICS_FILE
+from accordion_jax.system.files import write_whole
 
 
 class MetricWriter:
@@ -33,9 +34,7 @@ class MetricWriter:
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / METRICS_FILE
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(path)
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from accordion_jax.models import ResNet
+from accordion_jax.models import Network
+from accordion_jax.tasks import Task
 
 Tree = Any
 
@@ -60,11 +61,23 @@ class TrainState(NamedTuple):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+def example_spec(task: Task) -> Any:
+    """Returns shape and type of one prepared example, with a batch axis of 1: what a network takes.
+
+    Args:
+      task: whose `inputs` may be any tree.
+
+    Returns:
+      A tree of `jax.ShapeDtypeStruct`, [1, ...].
+    """
+    stored = jax.tree.map(
+        lambda spec: jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype), task.inputs
+    )
+    return jax.eval_shape(task.prepare, stored)
+
+
 def init_state(
-    model: ResNet,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    image_shape: tuple[int, int, int],
+    model: Network, optimizer: optax.GradientTransformation, key: jax.Array, example: Any
 ) -> TrainState:
     """Returns the state before the first step, every array on the default device.
 
@@ -74,30 +87,28 @@ def init_state(
       model: Linen module.
       optimizer: applied to each unit's parameters on its own.
       key: of the initial parameters.
-      image_shape: (height, width, colours).
+      example: tree of shapes and types, [1, ...], as `example_spec` gives it.
     """
     # One program, since made one array at a time each new shape would be compiled on its own; it
     # runs once, so on CPU its compiler need not try hard (0.5 s in place of 6 s for three blocks).
     hurry = {"xla_backend_optimization_level": "0"} if jax.default_backend() == "cpu" else None
-    init = functools.partial(_init, model, optimizer, image_shape=image_shape)
+    init = functools.partial(_init, model, optimizer, example=example)
     return jax.jit(init, compiler_options=hurry)(key)
 
 
 def state_shapes(
-    model: ResNet, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    model: Network, optimizer: optax.GradientTransformation, example: Any
 ) -> TrainState:
     """Returns the shapes and types of `init_state`'s arrays, without making them."""
-    init = functools.partial(_init, model, optimizer, image_shape=image_shape)
-    return jax.eval_shape(init, jax.random.key(0))
+    return jax.eval_shape(
+        functools.partial(_init, model, optimizer, example=example), jax.random.key(0)
+    )
 
 
 def _init(
-    model: ResNet,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    image_shape: tuple[int, int, int],
+    model: Network, optimizer: optax.GradientTransformation, key: jax.Array, example: Any
 ) -> TrainState:
-    variables = model.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+    variables = model.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
     params = dict(variables["params"])
     opt_state = {unit: optimizer.init(tree) for unit, tree in params.items()}
     stats = dict(variables.get("batch_stats", {}))

@@ -1,40 +1,24 @@
-"""The training step: pure, with a static skip mask, mapped over the devices.
+"""The training step: pure, with a static draw, mapped over the devices.
 
 Nothing crosses between host and devices in a step: the data set, the order of the epoch and the
 step's number are on the devices already.
 """
 
-import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from accordion_jax import data
-from accordion_jax.depth import SkipMask
-from accordion_jax.models import ResNet
+from accordion_jax.models import Network
+from accordion_jax.tasks import Task
+from accordion_jax.training.objective import Draw, weighted_loss
 from accordion_jax.training.state import TrainState
 
 AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random crop and flip, and the normalisation that follows.
-
-    Attributes:
-      pad: pixels of zero padding around the random crop.
-      flip: whether to flip horizontally at random.
-      mean: a channel, of pixel / 255.
-      std: a channel, of pixel / 255.
-    """
-
-    pad: int
-    flip: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def epoch_order(
@@ -61,53 +45,50 @@ def epoch_order(
 def train_step(
     state: TrainState,
     order: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
+    inputs: Any,
+    targets: jax.Array,
     key: jax.Array,
     *,
-    model: ResNet,
-    skip_mask: SkipMask,
+    model: Network,
+    task: Task,
+    draw: Draw,
     optimizer: optax.GradientTransformation,
     learning_rate: Callable[[jax.Array], jax.Array],
-    augmentation: Augmentation,
-    image_shape: tuple[int, int, int],
     batch_size: int,
     devices: int,
     several: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
-    Runs inside a map over `AXIS`. The crop and flip of an example are drawn for the whole batch
-    from (key, step), so they don't depend on the number of devices; gradients and running
-    statistics are averaged over the devices. The key is an argument, not a constant, so that runs
-    that differ in their seed alone share their compiled programs.
+    Runs inside a map over `AXIS`. What is random in an example is drawn for the whole batch from
+    (key, step), so it doesn't depend on the number of devices; gradients and running statistics are
+    averaged over the devices. The key is an argument, not a constant, so that runs that differ in
+    their seed alone share their compiled programs.
 
     Args:
-      state: of the units that `skip_mask` keeps, and no others.
+      state: of the units that the draw keeps, and no others.
       order: [examples] int32, of this epoch.
-      images: [examples, height * width * colours] uint8, the whole training split. In rows, since
-        TPUs keep an array of four axes with the examples innermost, and would turn all of it round
-        in every step to pick a few.
-      labels: [examples] int32.
+      inputs: [examples, numbers], or a tree of them: the whole training split, an example a row
+        (`Dataset.rows`).
+      targets: [examples, ...] int32.
       key: [2] uint32, data of the run's key.
-      model: called with `skip_mask`.
-      skip_mask: static; True skips that block.
+      model: called with the skip masks of the draw.
+      task: static; prepares the examples, and gives loss and error.
+      draw: static; what the step works on.
       optimizer: turns a unit's gradients into its direction of descent, without learning rate.
       learning_rate: of a step.
-      augmentation: static.
-      image_shape: (height, width, colours).
       batch_size: over all devices.
       devices: that share the batch.
       several: whether several runs take their steps at once; state, order and key then have a
         leading axis of runs.
 
     Returns:
-      The new state, and {"loss": mean cross-entropy in nats, "error": share of wrong top-1} over
-      the whole batch, a number a run.
+      The new state, and the metrics of `objective.weighted_loss` over the whole batch, a number a
+      run.
     """
     local = batch_size // devices
     first = jax.lax.axis_index(AXIS) * local
-    steps_per_epoch = images.shape[0] // batch_size
+    steps_per_epoch = targets.shape[0] // batch_size
     each_run = jax.vmap if several else lambda function: function
 
     @each_run
@@ -115,21 +96,27 @@ def train_step(
         start = step % steps_per_epoch * batch_size + first
         rows = jax.lax.dynamic_slice(order, (start,), (local,))
         key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), step), 2)
-        drawn = data.augment_parameters(key, batch_size, augmentation.pad, augmentation.flip)
-        offsets, flips = (jax.lax.dynamic_slice_in_dim(x, first, local) for x in drawn)
-        picked = images[rows].reshape(local, *image_shape)
-        crops = data.apply_augmentation(picked, offsets, flips, augmentation.pad)
-        return data.normalise(crops, augmentation.mean, augmentation.std), labels[rows]
+        drawn = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, first, local), task.draw(key, batch_size)
+        )
+        picked = jax.tree.map(
+            lambda x, spec: x[rows].reshape(local, *spec.shape), inputs, task.inputs
+        )
+        return task.prepare(task.augment(picked, drawn)), targets[rows]
 
     @each_run
     def loss_and_rest(params, batch_stats, x, y):
         variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = model.apply(
-            variables, x, skip_mask=skip_mask, train=True, mutable=["batch_stats"]
+        outputs, updated = model.apply(
+            variables,
+            x,
+            skip_masks=draw.skip_masks,
+            train=True,
+            mutable=["batch_stats"],
+            method="truncations",
         )
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-        error = jnp.mean(jnp.argmax(logits, -1) != y)
-        return loss, (dict(updated["batch_stats"]), {"loss": loss, "error": error})
+        loss, metrics = weighted_loss(draw, task, outputs, y)
+        return loss, (dict(updated.get("batch_stats", {})), metrics)
 
     def total_loss(params):
         # One gradient of all runs, not the gradient of each in a map: XLA then sees gradients of

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from accordion_jax import data
-from accordion_jax.depth import SkipMask
 from accordion_jax.training import layout
 from accordion_jax.training.experiment import Experiment
+from accordion_jax.training.objective import Draw
 from accordion_jax.training.state import TrainState, Tree
 
 
@@ -116,23 +116,23 @@ class Together:
         return [jax.tree.map(lambda x, run=run: x[run], tree) for run in range(len(self.seeds))]
 
     def mapped_step(
-        self, skip_mask: SkipMask, devices: Sequence[jax.Device] | None = None
+        self, draw: Draw, devices: Sequence[jax.Device] | None = None
     ) -> Callable[..., Any]:
-        """The step of a configuration on the devices; it is given its state away (donated).
+        """The step of a draw on the devices; it is given its state away (donated).
 
         Args:
-          skip_mask: static; True skips that block.
+          draw: static; what the step works on.
           devices: that share the batch; all where None.
         """
         count = jax.device_count() if devices is None else len(devices)
         from_devices = self._each_run(self._from_devices)
         to_devices = self._each_run(self._to_devices)
 
-        def step(state, order, images, labels, key):
+        def step(state, order, inputs, targets, key):
             state, metrics = self.experiment.step(
                 from_devices(state),
-                *(order, images, labels, key),
-                skip_mask=skip_mask,
+                *(order, inputs, targets, key),
+                draw=draw,
                 devices=count,
                 several=len(self.seeds) > 1,
             )

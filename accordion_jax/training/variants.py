@@ -1,4 +1,4 @@
-"""Compiled steps, one a configuration: made when first drawn, or ahead of time, several at once."""
+"""Compiled steps, one a draw: made when first drawn, or ahead of time, several at once."""
 
 import concurrent.futures
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from accordion_jax.depth import SkipMask
+from accordion_jax.training.objective import Draw
 
 CompilerOptions = dict[str, str | bool]
 
@@ -31,7 +31,7 @@ def cpu_compiler_options() -> CompilerOptions:
 
 
 class Variants:
-    """The compiled step of each skip mask.
+    """The compiled step of each draw.
 
     Attributes:
       compiled: how many variants have been compiled.
@@ -39,62 +39,62 @@ class Variants:
 
     def __init__(
         self,
-        make: Callable[[SkipMask], tuple[Callable, tuple]],
+        make: Callable[[Draw], tuple[Callable, tuple]],
         compiler_options: CompilerOptions | None = None,
     ):
         """Starts with none compiled.
 
         Args:
-          make: skip mask -> (function with a `lower` method, such as a pmapped one, and the
+          make: draw -> (function with a `lower` method, such as a pmapped one, and the
             arguments, or their shapes, to compile it for).
           compiler_options: of XLA.
         """
         self._make = make
         self._options = compiler_options or {}
-        self._futures: dict[SkipMask, concurrent.futures.Future] = {}
+        self._futures: dict[Draw, concurrent.futures.Future] = {}
         self._lock = threading.Lock()
         self._background: concurrent.futures.ThreadPoolExecutor | None = None
 
-    def __call__(self, skip_mask: SkipMask) -> Callable[..., Any]:
+    def __call__(self, drawn: Draw) -> Callable[..., Any]:
         """Returns the compiled step, compiling it or waiting for it where it is not ready."""
-        return self._future(skip_mask).result()
+        return self._future(drawn).result()
 
     @property
     def compiled(self) -> int:
         """How many variants have been compiled."""
         return sum(future.done() for future in self._futures.values())
 
-    def compile_ahead(self, skip_masks: Iterable[SkipMask], workers: int = 0):
-        """Compiles variants, several at once, and yields each skip mask when it is done.
+    def compile_ahead(self, draws: Iterable[Draw], workers: int = 0):
+        """Compiles variants, several at once, and yields each draw when it is done.
 
         XLA compiles outside the interpreter's lock, so threads suffice.
 
         Args:
-          skip_masks: in the order in which they should be ready.
+          draws: in the order in which they should be ready.
           workers: compilations at once; 0 is one a CPU core.
 
         Yields:
-          Each skip mask, as its compilation ends.
+          Each draw, as its compilation ends.
         """
         with concurrent.futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-            running = {pool.submit(self._future, mask): mask for mask in skip_masks}
+            running = {pool.submit(self._future, drawn): drawn for drawn in draws}
             for done in concurrent.futures.as_completed(running):
                 done.result().result()
                 yield running[done]
 
-    def compile_in_background(self, skip_masks: Iterable[SkipMask], workers: int = 0) -> None:
+    def compile_in_background(self, draws: Iterable[Draw], workers: int = 0) -> None:
         """Starts to compile variants, and returns; who asks for one waits for that one alone.
 
         Args:
-          skip_masks: in the order in which they will be needed.
+          draws: in the order in which they will be needed.
           workers: compilations at once; 0 leaves one CPU core to the caller.
         """
         if self._background is not None:
             raise RuntimeError("compile_in_background was called before; close the variants first")
         workers = workers or max(1, (os.cpu_count() or 1) - 1)
         self._background = concurrent.futures.ThreadPoolExecutor(workers)
-        for mask in skip_masks:
-            self._background.submit(self._future, mask)
+        for drawn in draws:
+            self._background.submit(self._future, drawn)
 
     def close(self) -> None:
         """Drops the compilations in the background that have not begun."""
@@ -102,15 +102,15 @@ class Variants:
             self._background.shutdown(wait=False, cancel_futures=True)
             self._background = None
 
-    def _future(self, skip_mask: SkipMask) -> concurrent.futures.Future:
+    def _future(self, drawn: Draw) -> concurrent.futures.Future:
         with self._lock:
-            known = self._futures.get(skip_mask)
+            known = self._futures.get(drawn)
             if known is not None:
                 return known
             future: concurrent.futures.Future = concurrent.futures.Future()
-            self._futures[skip_mask] = future
+            self._futures[drawn] = future
         try:
-            function, arguments = self._make(skip_mask)
+            function, arguments = self._make(drawn)
             lowered = function.lower(*arguments)  # type: ignore[attr-defined]
             future.set_result(lowered.compile(compiler_options=self._options or None))
         except BaseException as error:

@@ -28,8 +28,8 @@ def test_the_second_load_decodes_nothing(prepared, monkeypatch):
     first = data.load("cifar10", "test", data_dir=prepared)
     forbid_decoding(monkeypatch)
     second = data.load("cifar10", "test", data_dir=prepared)
-    np.testing.assert_array_equal(first.images, second.images)
-    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.inputs, second.inputs)
+    np.testing.assert_array_equal(first.targets, second.targets)
     assert not list(prepared.rglob("*.tmp"))
 
 
@@ -83,8 +83,8 @@ def test_a_damaged_cache_is_built_again(damage, prepared, monkeypatch):
     whole = data.load("cifar10", "train", data_dir=prepared)
     damage(cache_of(prepared))
     again = data.load("cifar10", "train", data_dir=prepared)
-    np.testing.assert_array_equal(whole.images, again.images)
-    np.testing.assert_array_equal(whole.labels, again.labels)
+    np.testing.assert_array_equal(whole.inputs, again.inputs)
+    np.testing.assert_array_equal(whole.targets, again.targets)
     forbid_decoding(monkeypatch)  # It was mended, not only passed over.
     data.load("cifar10", "train", data_dir=prepared)
 
@@ -94,10 +94,10 @@ def test_a_folder_that_can_not_hold_a_cache_is_read_all_the_same(prepared):
     # Works for root too, whom permissions don't stop: folders stand where the files should go.
     cache_of(prepared).unlink()
     (cache_of(prepared) / "in the way").mkdir(parents=True)
-    (prepared / ".accordion-cifar10.lock").unlink()
+    (prepared / ".accordion-cifar10.lock").unlink(missing_ok=True)
     (prepared / ".accordion-cifar10.lock").mkdir()
     again = data.load("cifar10", "train", data_dir=prepared)
-    np.testing.assert_array_equal(whole.images, again.images)
+    np.testing.assert_array_equal(whole.inputs, again.inputs)
     assert not list(prepared.rglob("*.tmp"))
 
 
@@ -105,7 +105,7 @@ def test_a_folder_that_can_not_hold_a_cache_is_read_all_the_same(prepared):
 def test_a_read_only_folder_is_read_all_the_same(prepared):
     whole = data.load("cifar10", "train", data_dir=prepared)
     cache_of(prepared).unlink()
-    (prepared / ".accordion-cifar10.lock").unlink()
+    (prepared / ".accordion-cifar10.lock").unlink(missing_ok=True)
     folders = [prepared, *(path for path in prepared.rglob("*") if path.is_dir())]
     for folder in folders:
         folder.chmod(0o555)
@@ -114,7 +114,7 @@ def test_a_read_only_folder_is_read_all_the_same(prepared):
     finally:
         for folder in folders:
             folder.chmod(0o755)
-    np.testing.assert_array_equal(whole.images, again.images)
+    np.testing.assert_array_equal(whole.inputs, again.inputs)
 
 
 def test_the_newest_version_is_read(prepared, monkeypatch):
@@ -166,7 +166,7 @@ REAL = {
 
 
 def digest(dataset):
-    pairs = zip(dataset.images, dataset.labels, strict=True)
+    pairs = zip(dataset.inputs, dataset.targets, strict=True)
     return hashlib.sha256(
         b"".join(
             sorted(
@@ -182,15 +182,15 @@ def test_the_real_data_sets(name, split):
         pytest.skip(f"{name} is not prepared in {REAL_DIR}")
     dataset = data.load(name, split, data_dir=REAL_DIR)
     n, expected = REAL[name, split]
-    assert dataset.images.shape == (n, 32, 32, 3)
+    assert dataset.inputs.shape == (n, 32, 32, 3)
     classes = 10 if name == "cifar10" else 100
-    np.testing.assert_array_equal(np.bincount(dataset.labels), np.full(classes, n // classes))
+    np.testing.assert_array_equal(np.bincount(dataset.targets), np.full(classes, n // classes))
     assert digest(dataset) == expected
     if split == "train":
         # Exact integer sums, through a histogram of each channel.
         levels = np.arange(256) / 255
         for c in range(3):
-            share = np.bincount(dataset.images[..., c].ravel(), minlength=256) / (n * 1024)
+            share = np.bincount(dataset.inputs[..., c].ravel(), minlength=256) / (n * 1024)
             mean = share @ levels
             assert dataset.mean[c] == pytest.approx(mean, abs=6e-5)
             assert dataset.std[c] == pytest.approx(np.sqrt(share @ (levels - mean) ** 2), abs=6e-5)

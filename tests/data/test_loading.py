@@ -8,12 +8,15 @@ import pytest
 from accordion_jax import data
 from accordion_jax.data import loading
 from accordion_jax.data.dataset import fixed_permutation
+from accordion_jax.tasks import Features, Images
+
+TASK = Images((2, 2, 1), (0.5,), (0.25,))
 
 
 def keyed(n, name="numbers"):
     """A data set whose image i holds the number i, so that rows can be told apart."""
     images = np.arange(n, dtype="<u4").view(np.uint8).reshape(n, 2, 2, 1)
-    return data.Dataset(name, images, np.arange(n, dtype=np.int32), n, (0.5,), (0.25,))
+    return data.Dataset(name, TASK, images, np.arange(n, dtype=np.int32), n)
 
 
 @pytest.fixture
@@ -34,18 +37,18 @@ def test_holdout_is_disjoint_and_exhaustive(asked, holdout):
     train = data.load("numbers", "train", holdout=holdout)
     validation = data.load("numbers", "validation", holdout=holdout)
     assert len(validation) == holdout
-    assert sorted([*train.labels, *validation.labels]) == list(range(100))
+    assert sorted([*train.targets, *validation.targets]) == list(range(100))
     for part in (train, validation):
         # Images stay with their labels, in the original order.
-        np.testing.assert_array_equal(part.images.reshape(-1).view("<u4"), part.labels)
-        assert np.all(np.diff(part.labels) > 0)
+        np.testing.assert_array_equal(part.inputs.reshape(-1).view("<u4"), part.targets)
+        assert np.all(np.diff(part.targets) > 0)
         assert part.num_classes == 100
     assert {split for split, _ in asked} == {"train"}
 
 
 def test_holdout_is_drawn_and_the_same_each_time(asked):
     def held_out(holdout, **kwargs):
-        return data.load("numbers", "validation", holdout=holdout, **kwargs).labels.tolist()
+        return data.load("numbers", "validation", holdout=holdout, **kwargs).targets.tolist()
 
     assert held_out(10) == held_out(10)
     assert held_out(10) != list(range(10))
@@ -97,34 +100,32 @@ def test_errors_say_what_was_given_and_what_is_wanted(arguments, kwargs, parts):
 
 def test_arrays_are_read_only_and_the_callers_are_left_alone():
     images, labels = np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32)
-    dataset = data.Dataset("zeros", images, labels, 1, (0.0,), (1.0,))
+    dataset = data.Dataset("zeros", TASK, images, labels, 1)
     assert len(dataset) == 3
     with pytest.raises(ValueError, match="read-only"):
-        dataset.images[0] = 1
+        dataset.inputs[0] = 1
     with pytest.raises(ValueError, match="read-only"):
-        dataset.labels[0] = 1
+        dataset.targets[0] = 1
     images[0] = labels[0] = 1  # No error.
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((3, 2, 2), np.uint8)}, r"uint8 \[3, 2, 2\]; wanted"),
-        ({"images": np.zeros((3, 2, 2, 1), np.float32)}, r"float32 \[3, 2, 2, 1\]; wanted"),
-        ({"labels": np.zeros(2, np.int32)}, r"int32 \[2\]; wanted int32 \[3\]"),
-        ({"labels": np.zeros(3, np.int64)}, r"int64 \[3\]; wanted int32 \[3\]"),
-        ({"mean": (0.0, 0.0)}, "2 means"),
-        ({"std": ()}, "0 standard deviations"),
+        ({"inputs": np.zeros((3, 2, 2), np.uint8)}, r"uint8 of shape \(3, 2, 2\); wanted"),
+        ({"inputs": np.zeros((3, 2, 2, 1), np.float32)}, r"'zeros': images are float32 of shape"),
+        ({"targets": np.zeros(2, np.int32)}, r"\[3\] images for 2 labels"),
+        ({"targets": np.zeros(3, np.int64)}, r"labels are int64 \[3\]; wanted int32"),
+        ({"task": Features((4,))}, "features are uint8"),
     ],
 )
 def test_a_dataset_of_the_wrong_shape_is_refused(change, message):
     fields = {
         "name": "zeros",
-        "images": np.zeros((3, 2, 2, 1), np.uint8),
-        "labels": np.zeros(3, np.int32),
+        "task": TASK,
+        "inputs": np.zeros((3, 2, 2, 1), np.uint8),
+        "targets": np.zeros(3, np.int32),
         "num_classes": 1,
-        "mean": (0.0,),
-        "std": (1.0,),
     }
     with pytest.raises(ValueError, match=message):
         data.Dataset(**{**fields, **change})

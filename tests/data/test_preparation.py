@@ -28,7 +28,7 @@ def test_downloads_and_prepares_what_the_archive_holds(
     monkeypatch.setitem(cifar.ARCHIVES, name, archive.at(f"{server.url}/{archive.path.name}"))
     for split, (images, labels) in archive.arrays.items():
         loaded = data.load(name, split, data_dir=tmp_path)
-        assert as_set(loaded.images, loaded.labels) == as_set(images, labels)
+        assert as_set(loaded.inputs, loaded.targets) == as_set(images, labels)
     assert "tensorflow" not in sys.modules
     # One look whether it answers, one download, for both splits together.
     assert len(server.hits) == 2
@@ -39,13 +39,13 @@ def test_the_result_is_an_ordinary_tfds_data_set(prepared, dead_archive):
 
     source = tfds.data_source("cifar10", split="train", data_dir=prepared)
     loaded = data.load("cifar10", "train", data_dir=prepared)
-    np.testing.assert_array_equal(np.stack([e["image"] for e in source]), loaded.images)
-    np.testing.assert_array_equal(np.stack([e["label"] for e in source]), loaded.labels)
+    np.testing.assert_array_equal(np.stack([e["image"] for e in source]), loaded.inputs)
+    np.testing.assert_array_equal(np.stack([e["label"] for e in source]), loaded.targets)
     # Ids number the records in the order of the files; the record files are shuffled.
     ids = [int(e["id"].decode().removeprefix("train_")) for e in source]
     images, _ = dead_archive.arrays["train"]
     assert ids != sorted(ids)
-    np.testing.assert_array_equal(images[ids], loaded.images)
+    np.testing.assert_array_equal(images[ids], loaded.inputs)
     info = tfds.builder_from_directory(next((prepared / "cifar10").iterdir())).info
     assert info.features["label"].names == [f"label_{i}" for i in range(10)]
 
@@ -66,7 +66,7 @@ def test_leaves_tfds_as_it_was(dead_archive, tmp_path, put_by_hand):
 def test_an_archive_put_by_hand_is_used_without_a_network(dead_archive, tmp_path, put_by_hand):
     put_by_hand(dead_archive.path, tmp_path)
     loaded = data.load("cifar10", "test", data_dir=tmp_path)
-    assert as_set(loaded.images, loaded.labels) == as_set(*dead_archive.arrays["test"])
+    assert as_set(loaded.inputs, loaded.targets) == as_set(*dead_archive.arrays["test"])
 
 
 def test_without_network_or_data_says_what_to_do_and_soon(dead_archive, tmp_path, put_by_hand):
@@ -173,7 +173,7 @@ cifar.ARCHIVES["cifar10"] = dataclasses.replace(
 prepare, prepared = preparation.prepare, []
 preparation.prepare = lambda *args: (prepared.append(1), prepare(*args))
 loaded = data.load("cifar10", "train", data_dir=data_dir)
-print("RESULT", len(prepared), hashlib.sha256(loaded.images).hexdigest())
+print("RESULT", len(prepared), hashlib.sha256(loaded.inputs).hexdigest())
 """
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment, digest
-from accordion_jax.depth import LookupTable, Row
+from accordion_jax.depth import LookupTable, Row, wilson_interval
 
 MODEL = {
     "family": "toy",
@@ -15,6 +15,7 @@ MODEL = {
 def make_table(names, sizes, errors, macs=None):
     """A look-up table of these sizes (bytes) and top-1 errors."""
     macs = macs or [1000 * (i + 1) for i in range(len(names))]
+    counts = [round(1000 * error) for error in errors]
     return LookupTable(
         tuple(
             Row(
@@ -28,10 +29,10 @@ def make_table(names, sizes, errors, macs=None):
                 share_of_blocks=i / max(len(names) - 1, 1),
                 macs=macs[i],
                 examples=1000,
-                errors=round(1000 * errors[i]),
-                top1_error=errors[i],
-                error_low=max(0.0, errors[i] - 0.01),
-                error_high=min(1.0, errors[i] + 0.01),
+                errors=counts[i],
+                top1_error=counts[i] / 1000,
+                error_low=wilson_interval(counts[i], 1000)[0],
+                error_high=wilson_interval(counts[i], 1000)[1],
                 cross_entropy=1.0,
             )
             for i, (name, size) in enumerate(zip(names, sizes, strict=True))

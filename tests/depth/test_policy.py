@@ -2,13 +2,22 @@
 
 import collections
 import itertools
+import json
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accordion_jax.depth import Policy, draw, first_drawn, full_or_uniform, make_ladder
+from accordion_jax.depth import (
+    POLICIES,
+    Policy,
+    draw,
+    full_or_uniform,
+    make_ladder,
+    make_policy,
+    policy_fields,
+)
 
 COML110 = make_ladder("coml", (18, 18, 18))
 BLOCKCOML110 = make_ladder("blockcoml", (18, 18, 18))
@@ -161,14 +170,6 @@ def test_a_draw_is_a_function_of_seed_and_step(policy, seed, step):
     assert policy.probabilities[index] > 0
 
 
-def test_first_drawn_is_the_order_in_which_a_run_needs_them():
-    policy = full_or_uniform(make_ladder("coml", (2, 2, 2)), 0.5)
-    draws = [draw(policy, seed=3, step=step) for step in range(10, 200)]
-    assert first_drawn(policy, seed=3, start=10, stop=200) == list(dict.fromkeys(draws))
-    assert first_drawn(policy, seed=3, start=10, stop=12) == list(dict.fromkeys(draws[:2]))
-    assert first_drawn(policy, seed=3, start=10, stop=10) == []
-
-
 def test_draws_do_not_depend_on_their_order():
     policy = full_or_uniform(COML110, 0.0)
     forwards = [draw(policy, seed=3, step=step) for step in range(50)]
@@ -231,3 +232,55 @@ def test_neighbouring_draws_are_independent():
     draws = [draw(policy, seed=5, step=step) == 54 for step in range(4000)]
     pairs = collections.Counter(itertools.pairwise(draws))
     assert all(abs(count - 1000) < 5 * math.sqrt(4000 * 3 / 16) for count in pairs.values())
+
+
+# Chosen by name ------------------------------------------------------------------------------
+
+SMALL = make_ladder("coml", (1, 1, 1))
+
+
+def test_a_policy_is_made_by_name_and_says_of_what():
+    policy = make_policy("full_or_uniform", SMALL, {"full_probability": 0.5, "min_depth": 1})
+    assert policy.probabilities == full_or_uniform(SMALL, 0.5).probabilities
+    assert policy.made_of == {"name": "full_or_uniform", "full_probability": 0.5, "min_depth": 1}
+    listed = make_policy("listed", SMALL, {"probabilities": (0.0, 0.2, 0.2, 0.6)})
+    assert listed.probabilities == (0.0, 0.2, 0.2, 0.6)
+    assert listed.made_of == {"name": "listed", "probabilities": [0.0, 0.2, 0.2, 0.6]}
+
+
+def test_the_digest_is_of_all_that_a_policy_is():
+    def digest(name="full_or_uniform", **fields):
+        return make_policy(name, SMALL, fields).describe()["digest"]
+
+    assert digest(full_probability=0.5) == digest(full_probability=0.5)
+    assert digest(full_probability=0.5) != digest(full_probability=0.3)
+    # The same numbers, made of something else.
+    same = make_policy("full_or_uniform", SMALL, {"full_probability": 1.0}).probabilities
+    assert digest("listed", probabilities=same) != digest(full_probability=1.0)
+    described = make_policy("listed", SMALL, {"probabilities": same}).describe()
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("uniform", {}, "'uniform' is not known; choose one of .*'full_or_uniform', 'listed'"),
+        ("listed", {"full_probability": 0.5}, "has no field 'full_probability'; it has prob"),
+        ("listed", {"probabilities": (1.0,)}, "has 1 entries; the ladder of scheme 'coml' has 4"),
+        ("full_or_uniform", {"full_probability": 2.0}, "must be between 0 and 1"),
+    ],
+)
+def test_what_is_no_policy_is_named(name, fields, words):
+    with pytest.raises(ValueError, match=words):
+        make_policy(name, SMALL, fields)
+
+
+def test_what_a_policy_makes_of_its_inputs_is_kept_beside_its_fields(monkeypatch):
+    def from_text(ladder, text):
+        """One that reads something: it says what was in it."""
+        return Policy((0.0,) * (len(ladder) - 1) + (1.0,), {"words": text.split()})
+
+    monkeypatch.setitem(POLICIES, "from_text", from_text)
+    assert policy_fields("from_text") == ("text",)
+    made = make_policy("from_text", SMALL, {"text": "a b"}).made_of
+    assert made == {"name": "from_text", "text": "a b", "words": ["a", "b"]}

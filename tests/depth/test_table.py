@@ -32,12 +32,12 @@ def row_of(size_bytes, errors, examples=1000, total=None, name=None):
     return Row(
         configuration=name or f"c{size_bytes}",
         depth=size_bytes,
-        stage_blocks=(size_bytes,),
+        stage_blocks=(size_bytes, 0),
         parameters=size_bytes // 4,
         size_bytes=size_bytes,
         mbit=size_bytes * 8 / 1e6,
         share_of_bytes=size_bytes / (total or size_bytes),
-        share_of_blocks=1.0,
+        share_of_blocks=size_bytes / (total or size_bytes),
         macs=size_bytes,
         examples=examples,
         errors=errors,
@@ -254,7 +254,7 @@ def edited(**fields):
         (edited(stage_blocks="1/1"), "'c200' has stage_blocks='1/1'; wanted list"),
         (edited(stage_blocks=[1, "1"]), r"'c200' has stage_blocks=\[1, '1'\]; wanted list of int"),
         (edited(stage_blocks=[1, False]), r"'c200' has stage_blocks=\[1, False\]; wanted list"),
-        (edited(size_bytes=50), "'c100' has 100, the next, 'c200', 50"),
+        (edited(size_bytes=50, mbit=4e-4), "'c100' has 100, the next, 'c200', 50"),
         (edited(top1_error=math.nan), "'c200' has top1_error=nan; wanted a finite number"),
         (edited(cross_entropy=math.inf), "'c200' has cross_entropy=inf; wanted a finite number"),
     ],
@@ -262,6 +262,60 @@ def edited(**fields):
 def test_a_bad_document_is_refused_and_the_field_named(document, message):
     with pytest.raises(ValueError, match=message):
         LookupTable.from_json(json.dumps(document), "runs/a/lookup_table.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"errors": 360, "examples": 1}, "'c200' has errors=360; wanted 0 to examples=1$"),
+        ({"errors": -1}, "'c200' has errors=-1; wanted 0 to examples=1000"),
+        ({"examples": 0, "errors": 0}, "'c200' has examples=0; wanted 1 or more"),
+        ({"size_bytes": 10**400}, r"'c200' has size_bytes=10{400}; wanted less than 2\^63"),
+        ({"top1_error": -(10**400)}, r"has top1_error=-10{400}; wanted less than 2\^63"),
+        ({"stage_blocks": [2**63]}, "has stage_blocks=9223372036854775808; wanted less than"),
+        ({"depth": -1}, "'c200' has depth=-1; wanted 0 or more"),
+        ({"macs": -1}, "'c200' has macs=-1; wanted 0 or more"),
+        ({"parameters": -1}, "'c200' has parameters=-1; wanted 0 or more"),
+        ({"cross_entropy": -0.5}, "'c200' has cross_entropy=-0.5; wanted 0 or more"),
+        ({"depth": 77}, r"has stage_blocks=\(200, 0\); wanted numbers of 0 or more .* depth=77"),
+        ({"stage_blocks": [201, -1]}, r"has stage_blocks=\(201, -1\); wanted numbers of 0 or"),
+        ({"share_of_bytes": 1.5}, "'c200' has share_of_bytes=1.5; wanted 0 to 1"),
+        ({"share_of_blocks": -0.1}, "'c200' has share_of_blocks=-0.1; wanted 0 to 1"),
+        ({"mbit": 0.0017}, "'c200' has mbit=0.0017; wanted 0.0016, of size_bytes=200"),
+        ({"top1_error": 109}, "has top1_error=109; wanted 0.002, of errors=2 of examples=1000"),
+        ({"top1_error": 0.0021}, "has top1_error=0.0021; wanted 0.002, of errors=2 of"),
+        ({"error_low": 0.0}, r"has error_low=0.0; wanted 0\.000\d+, the lower end of the 95 %"),
+        ({"error_high": 1.0}, r"has error_high=1.0; wanted 0\.007\d+, the upper end of the 95 %"),
+        (
+            {"share_of_bytes": 0.5},
+            "has share_of_bytes=0.5 and size_bytes=200; by row 'c300' the full model has "
+            "size_bytes=300",
+        ),
+        (
+            {"depth": 300, "stage_blocks": [300, 0], "share_of_blocks": 0.9},
+            "row 'c100' has share_of_blocks=0.3333333333333333 and depth=100; by row 'c200' the "
+            "full model has depth=333.333",
+        ),
+    ],
+)
+def test_a_number_that_does_not_follow_from_the_others_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        LookupTable.from_json(json.dumps(edited(**fields)))
+
+
+def test_a_table_without_its_full_model_is_read():
+    table = table_of(3, 2, 1)
+    few = LookupTable(table.rows[:2], {})
+    assert LookupTable.from_json(few.to_json()) == few
+    base = LookupTable(
+        (dataclasses.replace(table.rows[0], depth=0, stage_blocks=(), share_of_blocks=0.0),), {}
+    )
+    assert LookupTable.from_json(base.to_json()) == base
+
+
+def test_a_document_nested_too_deep_is_refused():
+    with pytest.raises(ValueError, match=r"^runs/a is not JSON"):
+        LookupTable.from_json("[" * 200_000, "runs/a")
 
 
 def test_errors_name_the_source():
@@ -273,7 +327,7 @@ def test_errors_name_the_source():
 
 def test_a_number_that_json_does_not_have_is_not_written():
     row = dataclasses.replace(row_of(100, 1), cross_entropy=math.nan)
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(ValueError, match="row 'c100' has cross_entropy=nan; wanted a finite"):
         LookupTable((row,), {}).to_json()
 
 
@@ -308,13 +362,13 @@ def test_written_files_are_read_again(tmp_path):
 def test_a_write_that_is_cut_off_leaves_the_old_table(tmp_path, monkeypatch):
     old = table_of(3, 2, 1)
     old.write(tmp_path)
-    whole = pathlib.Path.write_text
+    whole = pathlib.Path.write_bytes
 
-    def half(self, text, *args, **kwargs):
-        whole(self, text[: len(text) // 2], *args, **kwargs)
+    def half(self, content):
+        whole(self, content[: len(content) // 2])
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(pathlib.Path, "write_text", half)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", half)
     with pytest.raises(OSError, match="disk is full"):
         table_of(1, 1, 1).write(tmp_path)
     assert LookupTable.read(tmp_path) == old

@@ -1,5 +1,6 @@
 """The sweep: every example once, one pass like each alone, eight devices like one."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -11,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from networks import perturbed_variables, tiny_resnet
 
 from accordion_jax import data
 from accordion_jax.data import Dataset, replicate
 from accordion_jax.depth import UnitCost, make_ladder
 from accordion_jax.evaluation import Counts, Sweep, make_table
+from accordion_jax.tasks import Images
+from tests.networks import perturbed_variables, tiny_resnet
 
 CLASSES = 10
+AS_THEY_ARE = Images((4, 4, 1), mean=(0.0,), std=(1 / 255,))
 
 
 class Reader(nn.Module):
@@ -35,8 +38,7 @@ def readable(examples, seed=0):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, CLASSES, (examples, 4, 4, 1), np.uint8)
     labels = (images[:, 0, 0, 0] + rng.integers(0, 2, examples)).astype(np.int32) % CLASSES
-    # These constants leave a pixel as it is.
-    return Dataset("readable", images, labels, CLASSES, mean=(0.0,), std=(1 / 255,))
+    return Dataset("readable", AS_THEY_ARE, images, labels, CLASSES)
 
 
 # Eight devices: batches that do not divide, fewer examples than devices, exactly full rounds.
@@ -61,7 +63,7 @@ def test_every_example_is_counted_once(size, batch_size, examples):
     counts = sweep({})
     used = min(examples or size, size)
     assert counts.examples == used
-    values, labels = dataset.images[:used, 0, 0, 0].astype(int), dataset.labels[:used]
+    values, labels = dataset.inputs[:used, 0, 0, 0].astype(int), dataset.targets[:used]
     wrong = np.stack([(values + number) % CLASSES != labels for number in range(3)])
     np.testing.assert_array_equal(counts.errors, wrong.sum(1))
     assert counts.errors.dtype == np.int64
@@ -73,9 +75,9 @@ def test_every_example_is_counted_once(size, batch_size, examples):
 @pytest.mark.parametrize("position", [0, 2, 3, 23, 24, 55, 56])
 def test_an_example_counts_wherever_it_lies(position):
     dataset = readable(57)
-    labels = dataset.images[:, 0, 0, 0].astype(np.int32)
+    labels = dataset.inputs[:, 0, 0, 0].astype(np.int32)
     labels[position] = (labels[position] + 1) % CLASSES
-    dataset = Dataset("readable", dataset.images, labels, CLASSES, mean=(0.0,), std=(1 / 255,))
+    dataset = Dataset("readable", AS_THEY_ARE, dataset.inputs, labels, CLASSES)
     assert Sweep(Reader(), ((True,),), dataset, batch_size=3)({}).errors.tolist() == [1]
 
 
@@ -89,11 +91,11 @@ MODEL = tiny_resnet(SIZES)
 def digits_and_variables():
     """The 360 digits; for half of them, the label is what the whole network says."""
     digits = data.load("digits", "test")
-    variables = perturbed_variables(MODEL, digits.images.shape[1:])
-    images = data.normalise(jnp.asarray(digits.images), digits.mean, digits.std)
+    variables = perturbed_variables(MODEL, digits.inputs.shape[1:])
+    images = digits.task.prepare(jnp.asarray(digits.inputs))
     own = np.asarray(jax.jit(MODEL.apply)(variables, images).argmax(-1), np.int32)
-    labels = np.where(np.arange(len(digits)) % 2, own, digits.labels)
-    return Dataset("digits", digits.images, labels, CLASSES, digits.mean, digits.std), variables
+    labels = np.where(np.arange(len(digits)) % 2, own, digits.targets)
+    return dataclasses.replace(digits, targets=labels), variables
 
 
 def sweep_digits(scheme, batch_size):
@@ -107,11 +109,11 @@ def test_one_pass_counts_what_each_truncation_alone_does(scheme):
     # 360 images in batches of 13 on eight devices: three whole rounds, and one of 48.
     counts = sweep_digits(scheme, 13)
     dataset, variables = digits_and_variables()
-    images = data.normalise(jnp.asarray(dataset.images), dataset.mean, dataset.std)
+    images = dataset.task.prepare(jnp.asarray(dataset.inputs))
     for row, mask in enumerate(make_ladder(scheme, SIZES).skip_masks):
         logits = MODEL.apply(variables, images, skip_mask=mask)
-        assert counts.errors[row] == int((logits.argmax(-1) != dataset.labels).sum())
-        losses = jax.nn.logsumexp(logits, axis=-1) - logits[np.arange(360), dataset.labels]
+        assert counts.errors[row] == int((logits.argmax(-1) != dataset.targets).sum())
+        losses = jax.nn.logsumexp(logits, axis=-1) - logits[np.arange(360), dataset.targets]
         np.testing.assert_allclose(counts.cross_entropy[row], losses.mean(), rtol=1e-5)
     assert counts.examples == 360
     assert 0 < counts.errors[-1] <= 180, "half of the labels are the network's own"

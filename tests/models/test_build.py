@@ -2,10 +2,12 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
-from accordion_jax.models import FAMILIES, ResNet, build, describe
+from accordion_jax.models import FAMILIES, Network, ResNet, build, describe
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_an_unknown_family_is_named(description):
 
 
 def test_an_unknown_argument_is_named():
-    with pytest.raises(ValueError, match=r"resnet has no argument 'width'; it has \['axis_name'"):
+    with pytest.raises(ValueError, match=r"resnet has no argument 'width'; it has \['channels'"):
         build({"family": "resnet", "arguments": {"num_classes": 10, "width": 2}})
     with pytest.raises(ValueError, match="resnet has no argument 'depth'"):
         build(describe(ResNet(10)), depth=3)
@@ -58,9 +60,78 @@ def test_an_unknown_argument_is_named():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_offers_what_the_other_rooms_ask_for(family):
-    model = FAMILIES[family](num_classes=10)
+    model = build({"family": family, "arguments": {"num_classes": 10}})
+    assert isinstance(model, Network)
     units = {*model.base_names, *model.block_names}
-    assert len(model.block_names) == sum(model.stage_sizes)
     assert model.unit_macs((32, 32, 3)).keys() == units
-    assert callable(model)
-    assert callable(model.truncations)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert shapes["params"].keys() == units
+
+
+class Bare(nn.Module):
+    """A family without any ability, and with an argument of its own."""
+
+    num_classes: int
+    width: int
+
+    base_names = ("stem",)
+    block_names = ("one", "two")
+    stage_sizes = (2,)
+
+    def truncations(self, inputs, *, skip_masks, train=False):
+        return inputs
+
+    def unit_macs(self, shape):
+        return dict.fromkeys((*self.base_names, *self.block_names), 1)
+
+
+def bare(monkeypatch, **attributes):
+    monkeypatch.setitem(FAMILIES, "bare", type("Family", (Bare,), attributes))
+    return {"family": "bare", "arguments": {"num_classes": 10, "width": 3}}
+
+
+def test_abilities_are_asked_for_not_assumed(monkeypatch):
+    description = bare(monkeypatch)
+    model = build(description, dtype=jnp.dtype("float32"), axis_name=None, scan_stages=False)
+    assert describe(model) == description
+    for ability in ({"dtype": jnp.dtype("bfloat16")}, {"axis_name": "b"}, {"scan_stages": True}):
+        with pytest.raises(ValueError, match="no network of family 'bare'"):
+            build(description, **ability)
+
+
+def test_a_missing_argument_is_named(monkeypatch):
+    description = bare(monkeypatch) | {"arguments": {"num_classes": 10}}
+    with pytest.raises(ValueError, match="bare needs the argument 'width'"):
+        build(description)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"block_names": ("one", "one")}, "two units of one name"),
+        ({"block_names": ("one",)}, r"names 1 blocks; stage_sizes=\(2,\) has 2"),
+        ({"unit_macs": property(lambda self: [][0])}, None),
+    ],
+)
+def test_a_family_that_breaks_the_contract_is_refused(monkeypatch, attributes, words):
+    with pytest.raises((TypeError, IndexError), match=words):
+        build(bare(monkeypatch, **attributes))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stage_sizes": [1, 1, 1.0]},
+        {"stage_sizes": []},
+        {"stage_sizes": [1, 0, 1]},
+        {"stage_sizes": [10**9] * 3},
+        {"channels": [16, 32, True]},
+        {"channels": "abc"},
+        {"num_classes": 0},
+        {"num_classes": 10**9},
+    ],
+)
+def test_numbers_that_are_no_sizes_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=name):
+        build({"family": "resnet", "arguments": {"num_classes": 10} | arguments})

@@ -1,6 +1,7 @@
 """Config: values are checked in words, and a changed experiment is noticed."""
 
 import importlib.util
+import json
 import pathlib
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_papers_hyper_parameters():
             path = next(p for p in CONFIGS if p.stem == f"resnet{depth}_{scheme}")
             _, config = load(path)
             assert (config.scheme, config.data.name) == (scheme, dataset)
-            assert config.model.stage_sizes == (n, n, n)
+            assert config.model.arguments.stage_sizes == (n, n, n)
             assert (config.train.epochs, config.train.batch_size) == (164, 124)
             optimizer = config.optimizer
             assert (optimizer.learning_rate, optimizer.decay_epochs) == (0.1, (82, 123))
@@ -57,12 +58,22 @@ def test_unknown_variant_is_refused():
         ("train.batch_size", 0, "config.train.batch_size=0 must be at least 1"),
         ("optimizer.momentum", 1.0, r"must be in \[0, 1\)"),
         ("sweep.split", "validation", "set config.data.holdout"),
+        ("train.epochs", float("inf"), "config.train.epochs=inf must be at most 1e"),
+        ("train.epochs", float("nan"), "config.train.epochs=nan must be at least 0"),
+        ("seed", 2**32, "config.seed=4294967296 must be at most"),
+        ("run.log_every_steps", True, "config.run.log_every_steps=True must be a number"),
+        ("model.width", 3, "config.model.width is not a field"),
+        ("model.stage_sizes", (1,), "config.model.stage_sizes is now config.model.arguments.stage"),
+        ("objectiv", 3, "config.objectiv is not a field; did you mean"),
     ],
 )
 def test_bad_values_are_named(field, value, words):
     config = config_lib.default_config()
-    section, name = field.split(".")
-    config[section][name] = value
+    *sections, name = field.split(".")
+    section = config
+    for each in sections:
+        section = section[each]
+    section[name] = value
     with pytest.raises(ValueError, match=words):
         config_lib.validate(config)
 
@@ -89,8 +100,57 @@ def test_a_field_that_an_older_version_lacked_has_its_default():
 
 
 def test_a_field_of_another_version_is_named():
-    with pytest.raises(KeyError, match=r"config\.train\.epoch is not a field"):
+    with pytest.raises(ValueError, match=r"config\.train\.epoch is not a field; did you mean"):
         config_lib.from_jsonable({"train": {"epoch": 3}})
+
+
+def test_sections_of_others_may_have_fields_of_their_own():
+    config = config_lib.default_config()
+    config.model.arguments.width = 3
+    config.policy.trace = "link.csv"
+    config_lib.validate(config)
+    again = config_lib.from_jsonable(config_lib.to_jsonable(config))
+    assert (again.model.arguments.width, again.policy.trace) == (3, "link.csv")
+
+
+PAPERS = {"full_probability": 0.5, "min_depth": 1}
+
+
+@pytest.mark.parametrize(
+    ("section", "known", "changes", "found"),
+    [
+        ("policy", tuple(PAPERS), {}, PAPERS),
+        ("policy", ("probabilities",), {"probabilities": (1.0,)}, {"probabilities": (1.0,)}),
+        ("policy", ("probabilities",), {"min_depth": 2}, "min_depth=2: X has no such field"),
+        ("policy", ("probabilities",), {"trace": "a"}, "trace='a': X has no such field"),
+        ("data", (), {}, {}),
+        ("data", (), {"pad": 0}, "pad=0: X has no such field; it has none"),
+    ],
+)
+def test_a_field_goes_to_whose_it_is_or_is_refused(section, known, changes, found):
+    config = config_lib.default_config()
+    for name, value in changes.items():
+        config[section][name] = value
+    if isinstance(found, str):
+        with pytest.raises(ValueError, match=rf"config\.{section}\.{found}"):
+            config_lib.own_fields(config, section, known, "X")
+    else:
+        assert config_lib.own_fields(config, section, known, "X") == found
+
+
+def test_the_config_of_an_earlier_version_is_read_as_what_it_was():
+    new = config_lib.to_jsonable(config_lib.default_config())
+    old = json.loads(json.dumps(new))
+    old["model"] |= old["model"].pop("arguments")
+    for name in ("name", "seed"):
+        del old["policy"][name]
+    for name in ("name", "arguments"):
+        del old["optimizer"][name]
+    del old["objective"]
+    assert config_lib.differences(old, new) == []
+    assert config_lib.to_jsonable(config_lib.from_jsonable(old)) == new
+    old["policy"]["probabilities"] = [0.5, 0.5]
+    assert config_lib.from_jsonable(old).policy.name == "listed"
 
 
 def test_run_names_carry_the_papers_suffix():

@@ -5,17 +5,21 @@ import pathlib
 
 import pytest
 
-from accordion_jax.depth import LookupTable
+from accordion_jax.depth import LookupTable, wilson_interval
 from accordion_jax.runs import grid
+from accordion_jax.runs.reporting import Reporter
+from accordion_jax.runs.sessions import seconds_spent, write_sessions
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs/quickstart.py")
 COML = str(ROOT / "configs/resnet56_coml.py")
+A_SESSION = {"started": "2025-01-31T12:00:00+00:00", "seconds": 1.0}
 
 
 def a_table(config, step=4, total_steps=4):
     """A table of one row, as the main job writes it for a config."""
     provenance = {"config": config, "step": step, "total_steps": total_steps}
+    low, high = wilson_interval(5, 10)
     row = {
         "configuration": "coml-1",
         "depth": 1,
@@ -29,8 +33,8 @@ def a_table(config, step=4, total_steps=4):
         "examples": 10,
         "errors": 5,
         "top1_error": 0.5,
-        "error_low": 0.2,
-        "error_high": 0.8,
+        "error_low": low,
+        "error_high": high,
         "cross_entropy": 1.0,
     }
     document = {"schema_version": 1, "provenance": provenance, "rows": [row]}
@@ -50,7 +54,10 @@ def test_every_config_gets_the_first_seed_before_any_gets_the_next(tmp_path):
 
 
 def test_overrides_reach_every_config(tmp_path):
-    overrides = ["--config.policy.full_probability=0.3", "--config.model.stage_sizes=(2,2,2)"]
+    overrides = [
+        "--config.policy.full_probability=0.3",
+        "--config.model.arguments.stage_sizes=(2,2,2)",
+    ]
     for run in grid.plan([QUICKSTART, COML], [0], tmp_path, overrides):
         assert run.config["policy"]["full_probability"] == 0.3
         assert run.config["model"]["stage_sizes"] == [2, 2, 2]
@@ -91,6 +98,11 @@ def test_refuses_a_folder_of_another_experiment_and_names_the_field(tmp_path):
         grid.plan([QUICKSTART], [0], tmp_path, ["--config.train.epochs=3.0"])
 
 
+def test_refuses_folders_where_checkpoints_would_be_lost(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoints cannot be kept in .*\[trial\]"):
+        grid.plan([QUICKSTART], [0], tmp_path / "[trial]")
+
+
 def test_a_config_file_that_fails_says_why(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("def get_config():\n    raise TypeError('no such thing')\n")
@@ -100,10 +112,12 @@ def test_a_config_file_that_fails_says_why(tmp_path):
 
 def test_a_run_is_done_with_the_table_of_its_config_and_last_step(tmp_path):
     (run,) = grid.plan([QUICKSTART], [0], tmp_path)
-    assert grid.look(run) == grid.Progress("not begun", 0)
-    for name in ("2", "4", "6.orbax-checkpoint-tmp-1"):
-        (run.workdir / "checkpoints" / name).mkdir(parents=True)
-    assert grid.look(run) == grid.Progress("partly", 4)
+    assert grid.look(run) == grid.Standing("not begun", 0)
+    reporter = Reporter([run.workdir], 4, batch_size=1)
+    reporter.update(3, saved=lambda: [None])
+    assert grid.look(run) == grid.Standing("not begun", 0)
+    reporter.update(5, saved=lambda: [4], now=True)
+    assert grid.look(run) == grid.Standing("partly", 4)
     a_table(run.config).write(run.workdir)
     assert grid.look(run).state == "done"
     a_table(run.config, step=2).write(run.workdir)
@@ -132,8 +146,20 @@ def test_keeps_the_small_files_and_nothing_else(tmp_path):
     assert not (tmp_path / "out").exists()
     a_table(run.config).write(run.workdir)
     (run.workdir / "checkpoints").mkdir()
-    grid.write_sessions(run.workdir, [{"seconds": 2.0}, {"seconds": 0.5}])
+    write_sessions(run.workdir, [A_SESSION | {"seconds": 2.0}, A_SESSION | {"seconds": 0.5}])
     grid.keep_small_files(run, tmp_path / "out")
     kept = sorted(path.name for path in (tmp_path / "out" / run.name).iterdir())
     assert kept == ["lookup_table.csv", "lookup_table.json", "sessions.json"]
-    assert grid.seconds_spent(run.workdir) == 2.5
+    assert seconds_spent(run.workdir) == 2.5
+
+
+@pytest.mark.parametrize(
+    "sessions", ["x", [1], [{}], [{"seconds": "1"}], [A_SESSION | {"started": "then"}]]
+)
+def test_a_damaged_record_of_time_is_named(tmp_path, sessions):
+    path = tmp_path / "sessions.json"
+    path.write_text(json.dumps({"sessions": sessions}))
+    with pytest.raises(ValueError, match=f"^{path} is damaged: .* mend it, or move it away$"):
+        seconds_spent(tmp_path)
+    path.rename(tmp_path / "away")  # as it says
+    assert seconds_spent(tmp_path) == 0

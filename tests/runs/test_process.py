@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import pathlib
+import platform
 import re
 import signal
 import subprocess
@@ -12,33 +12,52 @@ import time
 
 import pytest
 
-from accordion_jax.runs import grid, process as job
+from accordion_jax.runs import folder, grid
+from accordion_jax.runs import process as job
+from accordion_jax.runs.reporting import saved_step
+from accordion_jax.runs.sessions import Session, read_sessions, seconds_spent
+from accordion_jax.system.files import write_json
+from accordion_jax.system.locks import locked
+from tests.commands import ROOT
 from tests.runs.test_grid_plan import QUICKSTART, a_table
 
 # Takes steps with a "checkpoint" each, from the newest there is; the table at the end. What it
 # does at a signal, or at a step, comes from the environment.
 _STAND_IN = """
-    import json, os, pathlib, signal, sys, time
-    workdir, table, total = pathlib.Path(sys.argv[1]), sys.argv[2], 6
+    import os, pathlib, signal, sys, time
+    from accordion_jax.runs.folder import held
+    from accordion_jax.runs.reporting import Reporter, ending, saved_step
+
+    class Preempted(Exception):
+        pass
+
+    def work():
+        reporter = Reporter([workdir], 6, batch_size=1)
+        for step in range(saved_step(workdir) + 1, 7):
+            reporter.update(step, saved=lambda: [step], losses=[1.0], now=True)
+            if behaviour == "fails":
+                raise ValueError("step 1 is too hard")
+            if behaviour == "crashes":
+                os.kill(os.getpid(), signal.SIGKILL)
+            while step == 2 and behaviour in ("waits", "deaf") and not asked:
+                time.sleep(0.01)
+            if asked:
+                raise Preempted
+        if behaviour != "forgets":
+            (workdir / "lookup_table.json").write_text(pathlib.Path(table).read_text())
+
+    workdir, table = pathlib.Path(sys.argv[1]), sys.argv[2]
     behaviour = os.environ.get("STAND_IN", "")
+    if behaviour == "misses":
+        import a_package_that_is_not_there
     asked = []
     handler = signal.SIG_IGN if behaviour == "deaf" else lambda *_: asked.append(1)
     signal.signal(signal.SIGTERM, handler)
-    done = [int(each.name) for each in (workdir / "checkpoints").glob("*")]
-    for step in range(max(done, default=0) + 1, total + 1):
-        (workdir / "checkpoints" / str(step)).mkdir(parents=True)
-        print(f"00:00:00 stand-in: step {step}/{total}, loss 1.0", flush=True)
-        if behaviour == "fails":
-            print("error: step 1 is too hard", flush=True)
-            sys.exit(1)
-        if behaviour == "crashes":
-            os.kill(os.getpid(), signal.SIGKILL)
-        while step == 2 and behaviour in ("waits", "deaf") and not asked:
-            time.sleep(0.01)
-        if asked:
-            print(f"saved at step {step}")
-            sys.exit(0)
-    (workdir / "lookup_table.json").write_text(pathlib.Path(table).read_text())
+    try:
+        with held([workdir]), ending([workdir], preempted=Preempted):
+            work()
+    except Preempted:
+        pass
 """
 
 
@@ -49,10 +68,11 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def command(tmp_path, run):
+def command(tmp_path, run, monkeypatch):
     script, table = tmp_path / "stand_in.py", tmp_path / "table.json"
     script.write_text(textwrap.dedent(_STAND_IN))
     table.write_text(a_table(run.config, 6, 6).to_json())
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return lambda run: [sys.executable, str(script), str(run.workdir), str(table)]
 
 
@@ -63,45 +83,51 @@ def until(condition, within_s=20.0):
         time.sleep(0.01)
 
 
-class AtStep(job.Stop):
-    """A stop whose time comes when the run has made a step."""
+class AtStep(job.Budget):
+    """A budget that is used up when the run has saved a step."""
 
-    def __init__(self, run, step, grace_s=10.0):
+    def __init__(self, run, step, grace_s=1000.0):
         super().__init__(grace_s=grace_s)
         self._run, self._step = run, step
 
     @property
     def left_s(self):
-        return 0.0 if grid.latest_step(self._run.workdir) >= self._step else float("inf")
+        return 0.0 if saved_step(self._run.workdir) >= self._step else float("inf")
+
+
+def work_on(run, command, budget=None, show=print, follow=print):
+    """`process.work_on`, in silence."""
+    return job.work_on(run, budget or job.Budget(), show=show, follow=follow, command=command)
 
 
 def test_runs_to_the_end_and_accounts_for_it(run, command):
-    shown = []
-    outcome = job.work_on(run, job.Stop(), show=shown.append, command=command)
-    assert outcome == job.Outcome("done", 6, 6)
-    assert shown[-1] == "stand-in: step 6/6, loss 1.0"
-    (session,) = grid.read_sessions(run.workdir)
+    followed = []
+    verdict = work_on(run, command, follow=followed.append)
+    assert verdict == job.Verdict("done", 6, 6)
+    assert (followed[-1].step, followed[-1].total_steps, followed[-1].loss) == (6, 6, 1.0)
+    (session,) = read_sessions(run.workdir)
     assert (session["first_step"], session["last_step"]) == (0, 6)
     assert session["seconds"] > 0
     assert "open" not in session
+    assert folder.holder(run.workdir) is None
 
 
 def test_stops_in_time_and_goes_on_later(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "waits")
-    outcome = job.work_on(run, AtStep(run, 2), show=print, command=command)
-    assert outcome == job.Outcome("partly", 2, 6, "the time budget is used up")
+    verdict = work_on(run, command, AtStep(run, 2))
+    assert verdict == job.Verdict("partly", 2, 6, "the time budget is used up")
     monkeypatch.setenv("STAND_IN", "")
-    assert job.work_on(run, job.Stop(), show=print, command=command).state == "done"
-    first, second = grid.read_sessions(run.workdir)
+    assert work_on(run, command).state == "done"
+    first, second = read_sessions(run.workdir)
     assert (first["last_step"], second["first_step"], second["last_step"]) == (2, 2, 6)
-    assert grid.seconds_spent(run.workdir) == first["seconds"] + second["seconds"]
+    assert seconds_spent(run.workdir) == first["seconds"] + second["seconds"]
 
 
 def test_kills_a_run_that_does_not_save_in_time(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "deaf")
-    outcome = job.work_on(run, AtStep(run, 2, grace_s=0.2), show=print, command=command)
-    assert (outcome.state, outcome.step) == ("partly", 2)
-    assert "killed, since it had not saved within 0.2 s" in outcome.reason
+    verdict = work_on(run, command, AtStep(run, 2, grace_s=0.2))
+    assert (verdict.state, verdict.step) == ("partly", 2)
+    assert "killed, since it had not saved within 0.2 s" in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -109,84 +135,129 @@ def test_kills_a_run_that_does_not_save_in_time(run, command, monkeypatch):
     [
         ("fails", r"^step 1 is too hard \(exit code 1; see .*log.txt\)$"),
         ("crashes", r"^ended by SIGKILL, as when memory runs out; see .*log.txt$"),
+        ("misses", r"^ModuleNotFoundError: No module named 'a_package.*' \(exit code 1; see "),
+        ("forgets", r"^it has ended, and left no table of this config; see .*log.txt$"),
     ],
 )
 def test_says_why_a_run_failed(run, command, monkeypatch, behaviour, reason):
+    # What an earlier process has left does not count.
+    write_json(run.workdir / "end.json", {"state": "failed", "error": "of old"})
     monkeypatch.setenv("STAND_IN", behaviour)
-    outcome = job.work_on(run, job.Stop(), show=print, command=command)
-    assert outcome.state == "failed"
-    assert re.search(reason, outcome.reason), outcome.reason
+    verdict = work_on(run, command)
+    assert verdict.state == "failed"
+    assert re.search(reason, verdict.reason), verdict.reason
+
+
+def test_a_run_that_somebody_else_stops_is_not_a_failure(run, command, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "waits")
+
+    def follow(report):
+        if report.step == 2:
+            os.kill(folder.holder(run.workdir).pid, signal.SIGTERM)
+
+    verdict = work_on(run, command, follow=follow)
+    assert verdict == job.Verdict("partly", 2, 6, "it was told to stop, and has saved")
 
 
 def test_a_signal_stops_the_run(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "waits")
 
-    def show(line):
-        if "step 2/" in line:
+    def follow(report):
+        if report.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with job.Stop() as stop:
-        outcome = job.work_on(run, stop, show=show, command=command)
-    assert outcome == job.Outcome("partly", 2, 6, "SIGTERM came")
+    with job.Budget() as budget:
+        verdict = work_on(run, command, budget, follow=follow)
+    assert verdict == job.Verdict("partly", 2, 6, "SIGTERM came")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_leaves_a_run_alone_that_another_grid_works_on(run, command):
-    with job._lock(run, "grid"):
-        outcome = job.work_on(run, job.Stop(), show=print, command=command)
-    assert (outcome.state, outcome.reason) == ("busy", "another grid works on it")
+    with locked(run.workdir.parent / ".grid" / f"{run.name}.lock") as mine:
+        assert mine
+        verdict = work_on(run, command)
+    assert (verdict.state, verdict.reason) == ("busy", "another grid works on it")
     assert not run.workdir.exists()
 
 
 def test_takes_over_what_a_killed_grid_left_at_work(run, command):
     program = f"""
-        import sys
         from accordion_jax.runs import grid, process as job
         (run,) = grid.plan([{QUICKSTART!r}], [0], {str(run.workdir.parent)!r})
-        job.work_on(run, job.Stop(), show=print, command=lambda run: {command(run)!r})
+        job.work_on(run, job.Budget(), show=print, follow=print, command=lambda _: {command(run)!r})
     """
     environment = os.environ | {
         "STAND_IN": "waits",
         "JAX_PLATFORMS": "none",  # a grid that asks for JAX's devices fails here
-        "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2]),
     }
     killed = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], env=environment)
-    until(lambda: grid.latest_step(run.workdir) == 2)
+    until(lambda: saved_step(run.workdir) == 2)
     killed.kill()
     killed.wait()
-    (session,) = grid.read_sessions(run.workdir)
+    (session,) = read_sessions(run.workdir)
     assert session["open"]
 
     shown = []
-    outcome = job.work_on(run, job.Stop(), show=shown.append, command=command)
-    assert outcome.state == "done"
-    assert "takes over from process" in shown[0]
-    assert "stand-in: step 2/6, loss 1.0" not in shown  # it went on, and did not begin again
-    first, second = grid.read_sessions(run.workdir)
+    verdict = work_on(run, command, show=shown.append)
+    assert verdict.state == "done"
+    assert shown == [
+        f"takes over from process {session['pid']}, which an ended grid has left at work"
+    ]
+    first, second = read_sessions(run.workdir)
     assert "open" not in first
-    assert second["first_step"] >= 2
+    assert (first["last_step"], second["first_step"]) == (2, 2)  # it went on: no step was lost
 
 
-def test_ends_a_left_process_that_does_not_listen(run, command, monkeypatch):
-    monkeypatch.setenv("STAND_IN", "deaf")
-    with contextlib.ExitStack() as held:
-        lock = held.enter_context(job._lock(run, "run"))
-        left = subprocess.Popen(command(run), pass_fds=[lock.fileno()])
-        job._write_holder(lock, left.pid)
-    until(lambda: grid.latest_step(run.workdir) == 2)
-    monkeypatch.setenv("STAND_IN", "")
-    outcome = job.work_on(run, job.Stop(grace_s=0.2), show=print, command=command)
-    assert outcome.state == "done"
-    assert left.wait() == -signal.SIGKILL
+@contextlib.contextmanager
+def at_step_2(run, command, behaviour):
+    """A process that is at work on the run, started by no grid of this test."""
+    environment = os.environ | {"STAND_IN": behaviour}
+    with subprocess.Popen(command(run), env=environment) as process:
+        until(lambda: saved_step(run.workdir) == 2)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ends_a_left_process_that_does_not_listen(run, command):
+    with at_step_2(run, command, "deaf") as left:
+        Session(run.workdir).open(left.pid)  # as the grid had written it before it was killed
+        verdict = work_on(run, command, job.Budget(grace_s=0.2))
+        assert verdict.state == "done"
+        assert left.wait() == -signal.SIGKILL
+
+
+def test_does_not_end_a_process_that_no_grid_has_started(run, command):
+    with at_step_2(run, command, "waits") as by_hand:
+        verdict = work_on(run, command)
+        assert (verdict.state, verdict.step) == ("busy", 2)
+        assert verdict.reason == f"process {by_hand.pid} on {platform.node()} works on it"
+        assert by_hand.poll() is None
 
 
 def test_does_not_end_a_process_of_another_host(run, command):
-    with job._lock(run, "run") as lock:
-        lock.write("1 elsewhere\n")
-        lock.flush()
-        outcome = job.work_on(run, job.Stop(), show=print, command=command)
-    assert (outcome.state, outcome.reason) == ("busy", "process 1 on elsewhere works on it")
+    with folder.held([run.workdir]):
+        elsewhere = {"pid": 1, "host": "elsewhere"}
+        write_json(run.workdir / "holder.json", elsewhere)
+        session = elsewhere | {"seconds": 1.0, "open": True, "started": "2025-01-31T12:00:00+00:00"}
+        write_json(run.workdir / "sessions.json", {"sessions": [session]})
+        verdict = work_on(run, command)
+    assert verdict.state == "busy"
+    assert "process 1 on elsewhere, which an ended grid has left at work" in verdict.reason
+
+
+def test_a_process_that_comes_too_late_is_not_a_failure(run, command):
+    with contextlib.ExitStack() as stack:
+
+        def late(run):
+            stack.enter_context(folder.held([run.workdir]))
+            return command(run)
+
+        verdict = work_on(run, late)
+    assert verdict.state == "busy"
+    assert verdict.reason == f"process {os.getpid()} on {platform.node()} works on it"
 
 
 def test_seeds_of_a_grid_keep_their_programs_together(tmp_path):

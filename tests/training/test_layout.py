@@ -11,7 +11,8 @@ import pytest
 from accordion_jax import data, training
 from accordion_jax.training import layout
 from accordion_jax.training.checkpoints import Checkpoints
-from benchmarks import device_steps
+from benchmarks.ours import Ours
+from benchmarks.work import Options
 from tests.training.test_loop import assert_same
 from tests.training.test_together import folders, make_runs
 
@@ -118,5 +119,7 @@ def test_a_run_begun_in_one_order_goes_on_in_another(tmp_path):
 
 def test_a_step_on_chosen_devices_takes_their_order(monkeypatch):
     monkeypatch.setattr(layout, "preferred", lambda *_: layout.OHWI)
-    experiment = device_steps.experiment_of(1, 8, cross_replica=False)
-    assert device_steps.DeviceSteps(experiment, jax.devices()[:2]).take() > 0
+    options = Options(depth_n=1, batch_size=8, examples=16)
+    run = Ours(options, devices=jax.devices()[:2])
+    assert run.together.kernels == layout.OHWI
+    assert run.train([options.full]) > 0

@@ -16,8 +16,8 @@ from accordion_jax.training.metrics import MetricWriter
 def small_config(**overrides):
     config = config_lib.default_config()
     config.name = "small"
-    config.model.stage_sizes = (1, 1, 1)
-    config.model.channels = (4, 8, 8)
+    config.model.arguments.stage_sizes = (1, 1, 1)
+    config.model.arguments.channels = (4, 8, 8)
     config.data.name = "digits"
     config.data.pad = 1
     config.train.batch_size = 64
@@ -27,8 +27,11 @@ def small_config(**overrides):
     config.run.log_every_steps = 2
     config.run.eval_every_epochs = 0.0
     for name, value in overrides.items():
-        section, field = name.split("__")
-        config[section][field] = value
+        *sections, field = name.split("__")
+        section = config
+        for each in sections:
+            section = section[each]
+        section[field] = value
     return config
 
 
@@ -48,7 +51,7 @@ def assert_same(one, other):
 
 
 def test_a_run_goes_on_with_its_stages_scanned(tmp_path):
-    sizes = {"model__stage_sizes": (2, 1, 1), "policy__full_probability": 1.0}
+    sizes = {"model__arguments__stage_sizes": (2, 1, 1), "policy__full_probability": 1.0}
     first = training.train(make(train__steps=3, **sizes), tmp_path)
     scanned = make(run__scan_stages=True, **sizes)
     assert scanned.model.scan_stages
@@ -94,6 +97,17 @@ def test_sigterm_saves_and_names_the_step(tmp_path, unbroken):
     assert stopped.value.step == 3
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_same(data.unreplicate(training.train(make(), tmp_path)), unbroken[0])
+    # It stopped between two records; the next one holds the steps before the break too.
+    curves = [
+        [
+            (record["step"], record["loss"], record["error"], record["mean_depth"])
+            for record in training.read_metrics(folder / "metrics.jsonl")
+            if record["split"] == "train"
+        ]
+        for folder in (unbroken[1], tmp_path)
+    ]
+    assert [step for step, *_ in curves[0]] == [2, 4, 6]
+    assert curves[0] == curves[1]
 
 
 def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
@@ -111,18 +125,19 @@ def test_compilations_equal_the_configurations_drawn(tmp_path, monkeypatch):
     made = []
     original = training.loop._Loop._step_of
 
-    def counting(self, skip_mask, **arguments):
-        made.append(skip_mask)
-        return original(self, skip_mask, **arguments)
+    def counting(self, draw, **arguments):
+        made.append(draw)
+        return original(self, draw, **arguments)
 
     monkeypatch.setattr(training.loop._Loop, "_step_of", counting)
     experiment = make(run__compile="ahead", train__steps=4)
     training.train(experiment, tmp_path)
-    assert len(made) == len(set(made)) == len(experiment.policy.drawn) == 3
+    assert len(made) == len(set(made))
+    assert set(made) == {experiment.draw(step) for step in range(4)}
 
 
 def test_skipped_blocks_stay_as_they_were_through_a_run(tmp_path):
-    experiment = make(policy__probabilities=(0.0, 1.0, 0.0, 0.0))
+    experiment = make(policy__name="listed", policy__probabilities=(0.0, 1.0, 0.0, 0.0))
     before = jax.tree.map(np.asarray, experiment.init())
     after = data.unreplicate(training.train(experiment, tmp_path))
     for name in ("params", "batch_stats", "opt_state"):
@@ -162,14 +177,14 @@ def test_batch_that_devices_do_not_divide_names_the_nearest():
 
 def test_probabilities_that_do_not_sum_to_one_are_refused():
     with pytest.raises(ValueError, match=r"sum to 0\.9, not to 1"):
-        make(policy__probabilities=(0.0, 0.2, 0.2, 0.5))
+        make(policy__name="listed", policy__probabilities=(0.0, 0.2, 0.2, 0.5))
     with pytest.raises(ValueError, match="has 2 entries; the ladder of scheme 'coml' has 4"):
-        make(policy__probabilities=(0.5, 0.5))
+        make(policy__name="listed", policy__probabilities=(0.5, 0.5))
 
 
 def test_learning_rate_is_the_papers():
     config = config_lib.default_config()
-    config.data.name, config.model.stage_sizes = "digits", (1, 1, 1)
+    config.data.name, config.model.arguments.stage_sizes = "digits", (1, 1, 1)
     experiment = training.make_experiment(config)
     per_epoch = experiment.steps_per_epoch
     rates = [

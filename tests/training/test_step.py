@@ -8,15 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from accordion_jax import data
-from accordion_jax.models import ResNet
+from accordion_jax.models import ResNet, kept_units
+from accordion_jax.tasks import Images
 from accordion_jax.training import step as step_lib
-from accordion_jax.training.experiment import kept_units
-from accordion_jax.training.state import init_state
+from accordion_jax.training.objective import Draw, single
+from accordion_jax.training.state import example_spec, init_state
 
 BATCH = 16
 KEY = np.asarray(jax.random.key_data(jax.random.key(7)))
 EXAMPLES = 40
+TASK = Images((8, 8, 3), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), pad=1, flip=True)
 OPTIMIZER = optax.chain(optax.add_decayed_weights(1e-2), optax.trace(0.9))
 
 
@@ -35,11 +36,10 @@ def make_model(axis_name=None, sizes=(2, 1, 1), scan_stages=False):
 def make_step(model, mask, devices, **overrides):
     arguments = {
         "model": model,
-        "skip_mask": mask,
+        "task": TASK,
+        "draw": mask if isinstance(mask, Draw) else single(mask),
         "optimizer": OPTIMIZER,
         "learning_rate": lambda step: 0.1,
-        "augmentation": step_lib.Augmentation(1, True, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
-        "image_shape": (8, 8, 3),
         "batch_size": BATCH,
         "devices": devices,
     } | overrides
@@ -51,20 +51,21 @@ def stack(tree, devices):
 
 
 def take_steps(model, masks, devices, dataset):
-    """The state after a step with each mask, on so many devices, as NumPy arrays."""
-    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    """The state after a step with each mask or draw, on so many devices, as NumPy arrays."""
+    state = init_state(model, OPTIMIZER, jax.random.key(0), example_spec(TASK))
     images, labels = dataset
     order = np.arange(EXAMPLES, dtype=np.int32)[::-1]
     inputs = stack((order, images.reshape(EXAMPLES, -1), labels, KEY), devices)
     state = stack(state, devices)
     metrics = []
     for mask in masks:
+        draw = mask if isinstance(mask, Draw) else single(mask)
         step = jax.pmap(
-            make_step(model, mask, devices),
+            make_step(model, draw, devices),
             axis_name=step_lib.AXIS,
             devices=jax.devices()[:devices],
         )
-        updated, numbers = step(state.keep(kept_units(model, mask)), *inputs)
+        updated, numbers = step(state.keep(kept_units(model, draw.skip_mask)), *inputs)
         state = state.merge(updated)
         metrics.append({name: float(value[0]) for name, value in numbers.items()})
     return jax.tree.map(lambda x: np.asarray(x[0]), state), metrics
@@ -110,7 +111,7 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
     """Against the update written out: v = m v + g + w p; p = p - r v, twice."""
     model, mask = make_model(), (False, False, True, True)
     images, labels = dataset
-    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    state = init_state(model, OPTIMIZER, jax.random.key(0), example_spec(TASK))
     units = kept_units(model, mask)
     params = {unit: state.params[unit] for unit in units}
     stats = {unit: state.batch_stats[unit] for unit in units if unit in state.batch_stats}
@@ -119,8 +120,8 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
     for step in range(2):
         rows = order[step * BATCH : (step + 1) * BATCH]
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), step), 2)
-        crops = data.augment(jnp.asarray(images[rows]), key, pad=1, flip=True)
-        x = data.normalise(crops, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        crops = TASK.augment(jnp.asarray(images[rows]), TASK.draw(key, BATCH))
+        x = TASK.prepare(crops)
 
         def loss_of(params, x=x, rows=rows, stats=stats):
             logits, updated = model.apply(
@@ -182,7 +183,7 @@ def test_epoch_order_is_a_permutation_of_its_own_epoch_and_seed():
 
 def test_a_step_moves_nothing_between_host_and_device(dataset):
     model, mask = make_model(), (False, False, True, True)
-    state = init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 3))
+    state = init_state(model, OPTIMIZER, jax.random.key(0), example_spec(TASK))
     images, labels = dataset
     inputs = (np.arange(EXAMPLES, dtype=np.int32), images.reshape(EXAMPLES, -1), labels, KEY)
     arguments = stack((state.keep(kept_units(model, mask)), *inputs), 1)

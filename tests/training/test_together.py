@@ -89,7 +89,7 @@ def test_seeds_share_one_program():
         run = one.experiment
         mask = run.ladder.full.skip_mask
         state = data.replicate(run.init())
-        images, labels = data.replicate((run.train.rows[:64], run.train.labels[:64]))
+        images, labels = data.replicate((run.train.rows[:64], run.train.targets[:64]))
         key = data.replicate(one.key)
         order = one.mapped_epoch_order()(state.step, key)
         texts.append(one.mapped_step(mask).lower(state, order, images, labels, key).as_text())

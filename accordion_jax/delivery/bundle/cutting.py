@@ -82,7 +82,7 @@ def bundle_parts(
         "segments": segments,
         "depends_on": {name: [] if name == "base" else ["base"] for name in segments},
         "ladder": configurations,
-        "model": {**description, "collections": COLLECTIONS},
+        "model": {**description, "runtime": "networks", "collections": COLLECTIONS},
         "table": LookupTable(
             tuple(rows), {k: v for k, v in table.provenance.items() if k in _OF_THE_TABLE}
         ),

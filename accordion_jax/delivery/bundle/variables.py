@@ -1,4 +1,4 @@
-"""Segments as the variables of a network, and images as its input. NumPy only."""
+"""Segments as the variables of a network. NumPy only."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,29 +7,7 @@ import numpy as np
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
-
-
-def normalise(images: np.ndarray, description: Mapping[str, Any]) -> np.ndarray:
-    """Returns images as the model was trained on them: ``(images / 255 - mean) / std``.
-
-    Args:
-      images: [batch, height, width, colours] uint8.
-      description: the manifest's ``model``, whose ``input`` gives shape, mean and std a colour.
-
-    Returns:
-      The same shape, float32.
-
-    Raises:
-      ValueError: the images are not uint8 of that shape; names both.
-    """
-    given = description["input"]
-    if images.dtype != np.uint8 or images.shape[1:] != tuple(given["shape"]):
-        raise ValueError(
-            f"images are {images.dtype} of shape {images.shape}; wanted uint8 of shape "
-            f"(batch, {', '.join(map(str, given['shape']))})"
-        )
-    mean, std = (np.asarray(given[name], np.float32) for name in ("mean", "std"))
-    return (images.astype(np.float32) / np.float32(255) - mean) / std
+from accordion_jax.delivery.errors import BundleError
 
 
 def load_segment(manifest: Manifest, name: str, content: bytes) -> dict[str, Any]:
@@ -39,14 +17,32 @@ def load_segment(manifest: Manifest, name: str, content: bytes) -> dict[str, Any
       manifest: says which collection a tensor is of.
       name: of the segment. Tensors of a block carry no unit name: that is the segment's.
       content: of its file, checked by the caller.
+
+    Raises:
+      BundleError: it is no safetensors file that can be read, or a tensor's name is also that of a
+        tree.
     """
+    try:
+        tensors = safetensors.numpy.load(content)
+    # What the library raises at a header that is wrong depends on what is wrong.
+    except Exception as error:
+        raise BundleError(
+            f"segment {name!r} cannot be read as safetensors ({error!r}); write the bundle again"
+        ) from error
     variables: dict[str, Any] = {}
     base = manifest.segments[0].name
-    for tensor, array in safetensors.numpy.load(content).items():
+    for tensor, array in tensors.items():
         path = tensor.split("/") if name == base else [name, *tensor.split("/")]
         node = variables.setdefault(manifest.collection(tensor), {})
         for part in path[:-1]:
             node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or path[-1] in node:
+            raise BundleError(
+                f"tensor {tensor!r} of segment {name!r} is named like a tree of tensors, or lies "
+                "below one; write the bundle again"
+            )
         node[path[-1]] = array
     return variables
 

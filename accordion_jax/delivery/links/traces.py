@@ -132,7 +132,7 @@ def _number(path: pathlib.Path, line: int, name: str, text: str | None) -> float
 
 
 def find_traces(pattern: str) -> Sequence[pathlib.Path]:
-    """Returns the CSV files of a folder or a glob pattern, sorted by name.
+    """Returns the CSV files of a folder or a glob pattern, sorted by name, or one file.
 
     Raises:
       FileNotFoundError: there are none; names the pattern.
@@ -140,6 +140,8 @@ def find_traces(pattern: str) -> Sequence[pathlib.Path]:
     path = pathlib.Path(pattern)
     if path.is_dir():
         found = sorted(path.glob("*.csv"))
+    elif path.is_file():  # its name may look like a pattern
+        found = [path]
     else:
         anchor = pathlib.Path(path.anchor) if path.anchor else pathlib.Path()
         relative = path.relative_to(path.anchor) if path.anchor else path

@@ -159,6 +159,8 @@ def test_finding_traces(tmp_path, monkeypatch):
     assert [path.name for path in find_traces(str(tmp_path / "*.csv"))] == names
     monkeypatch.chdir(tmp_path)
     assert [path.name for path in find_traces("a*.csv")] == ["a.csv"]
+    (tmp_path / "[1].csv").touch()
+    assert find_traces(str(tmp_path / "[1].csv")) == [tmp_path / "[1].csv"]
     with pytest.raises(FileNotFoundError, match=r"no traces at 'x/\*.csv'"):
         find_traces("x/*.csv")
 

@@ -1,19 +1,22 @@
-import threading
+import dataclasses
 import tracemalloc
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import linen as nn
 
-from accordion_jax import data
+from accordion_jax import tasks
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
-from accordion_jax.delivery.bundle.variables import load_variables, normalise, quantise_int8
+from accordion_jax.delivery.bundle.variables import load_segment, load_variables, quantise_int8
 from accordion_jax.delivery.bundle.writing import write_bundle
-from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.runtimes import networks as runtime_module
-from accordion_jax.delivery.runtimes.networks import Runtime, top1_error
+from accordion_jax.delivery.errors import BundleError, ModelError
+from accordion_jax.delivery.runtimes import make, networks
+from accordion_jax.delivery.runtimes.networks import error_rate
+from accordion_jax.delivery.runtimes.runtime import Runtime
+from tests.delivery.forests import write_forest
 from tests.delivery.resnets import INPUT, make_images, write_resnet
-from tests.delivery.servers import Fault, Served
 from tests.delivery.toys import make_parts
 
 WAIT_S = 60
@@ -41,8 +44,7 @@ def running():
 
 def trained(model, variables, skip_mask, images):
     """Logits of the trained model under a skip mask."""
-    mean, std = (np.array(INPUT[name], np.float32) for name in ("mean", "std"))
-    inputs = (images.astype(np.float32) / np.float32(255) - mean) / std
+    inputs = tasks.from_description(INPUT).prepare(images)
     apply = jax.jit(lambda v, x: model.apply(v, x, skip_mask=tuple(skip_mask)))
     return np.asarray(apply(variables, inputs))
 
@@ -67,111 +69,10 @@ def test_after_every_prefix_of_the_sending_order_predictions_are_the_trained_mod
         assert prediction.configuration == wanted.name
         assert prediction.expected_error == manifest.rows[wanted.name].top1_error
         expected = trained(model, variables, wanted.skip_mask, images)
-        np.testing.assert_array_equal(prediction.logits, expected)
+        np.testing.assert_array_equal(prediction.outputs, expected)
         seen.append(expected)
     assert not np.array_equal(seen[0], seen[-1])
     assert runtime.problems == []
-
-
-def test_no_prediction_waits_for_a_compilation(resnet, make_virtual, running, monkeypatch):
-    bundle, _, _ = resnet
-    device, _ = make_virtual(bundle, 10.0)
-    manifest = device.connect()
-    compiling, go_on = threading.Event(), threading.Event()
-    compile_ = Runtime._compile
-
-    def slow(self, configuration, variables, batch_size):
-        if configuration.name != manifest.ladder[0].name:
-            compiling.set()
-            assert go_on.wait(WAIT_S)
-        return compile_(self, configuration, variables, batch_size)
-
-    monkeypatch.setattr(runtime_module.Runtime, "_compile", slow)
-    runtime = running(device, batch_sizes=(2,))
-    device.fetch(max_bytes=manifest.segments[0].size_bytes)
-    assert runtime.wait(WAIT_S)
-    device.upgrade()
-    assert compiling.wait(WAIT_S)
-    # The full model is held and on its way to be compiled: the base answers meanwhile.
-    assert runtime.predict(make_images(2)).configuration == manifest.ladder[0].name
-    go_on.set()
-    assert runtime.wait(WAIT_S, configuration=manifest.ladder[-1].name)
-    assert runtime.predict(make_images(2)).configuration == manifest.ladder[-1].name
-
-
-def test_a_step_down_to_a_compiled_configuration_is_immediate(resnet, make_virtual, running):
-    bundle, _, _ = resnet
-    device, throttled = make_virtual(bundle, 10.0)
-    manifest = device.connect()
-    swaps = []
-    runtime = running(device, on_swap=lambda _, configuration: swaps.append(configuration.name))
-    device.upgrade()
-    assert runtime.wait(WAIT_S, configuration=manifest.ladder[-1].name)
-    moved = throttled.body_bytes
-    smallest = manifest.ladder[0].name
-    device.step_down(depth=0)
-    assert runtime.configuration.name == smallest
-    device.step_up()
-    assert runtime.configuration.name == manifest.ladder[-1].name
-    assert swaps[-2:] == [smallest, manifest.ladder[-1].name]
-    # One between, never compiled: soon, without the network.
-    device.step_down(depth=1 if len(manifest.ladder) > 2 else 0)
-    assert runtime.wait(WAIT_S, configuration=device.in_use.name)
-    assert throttled.body_bytes == moved
-
-
-def test_a_damaged_file_is_found_when_it_is_loaded_and_fetched_again(resnet, make_virtual, running):
-    bundle, _, _ = resnet
-    device, _ = make_virtual(bundle, 10.0)
-    manifest = device.connect()
-    runtime = running(device)
-    device.fetch(max_bytes=manifest.segments[0].size_bytes)
-    assert runtime.wait(WAIT_S)
-    damaged = manifest.segments[-1]
-
-    def damage(event):
-        if event.kind == "segment" and damaged.sha256 in device.holding.held:
-            path = device.cache.path(damaged.sha256)
-            path.write_bytes(path.read_bytes()[:-1] + b"!")
-
-    # Before the runtime's own listener, so that the worker can only see the damaged file.
-    device._listeners.insert(0, damage)
-    problem = threading.Event()
-    device.add_listener(lambda event: problem.set() if event.kind == "problem" else None)
-    device.upgrade()
-    assert problem.wait(WAIT_S)
-    assert runtime.predict(make_images(1)).configuration != manifest.ladder[-1].name
-    assert damaged.sha256 not in device.holding.held
-    device._listeners.remove(damage)
-    outcome = device.upgrade()
-    assert outcome.transferred_bytes == damaged.size_bytes
-    assert runtime.wait(WAIT_S, configuration=manifest.ladder[-1].name)
-
-
-def test_it_keeps_predicting_when_the_link_is_lost(resnet, make_virtual, running):
-    bundle, _, _ = resnet
-    served = Served(bundle)
-    device, _ = make_virtual(served, 10.0)
-    manifest = device.connect()
-    runtime = running(device)
-    device.fetch(max_bytes=manifest.segments[0].size_bytes)
-    assert runtime.wait(WAIT_S)
-    served.faults = [Fault(status=503)] * 5
-    before = runtime.predict(make_images(1))
-    outcome = device.upgrade()
-    assert "gave up after" in outcome.problems[0]
-    after = runtime.predict(make_images(1))
-    assert after.configuration == before.configuration == manifest.ladder[0].name
-    np.testing.assert_array_equal(after.logits, before.logits)
-
-
-def test_predicting_before_anything_is_there_says_so(resnet, make_virtual, running):
-    device, _ = make_virtual(resnet[0], 10.0)
-    device.connect()
-    runtime = running(device)
-    assert not runtime.wait(0.01)
-    with pytest.raises(DeliveryError, match="no configuration is complete and compiled yet"):
-        runtime.predict(make_images(1))
 
 
 def test_an_unusual_batch_size_is_compiled_when_asked_for(resnet, make_virtual, running):
@@ -184,22 +85,7 @@ def test_an_unusual_batch_size_is_compiled_when_asked_for(resnet, make_virtual, 
     assert runtime.wait(WAIT_S, configuration=full.name)
     images = make_images(3)
     expected = trained(model, variables, full.skip_mask, images)
-    np.testing.assert_array_equal(runtime.predict(images).logits, expected)
-
-
-def test_images_are_normalised_as_in_training():
-    images = make_images(5)
-    trained_on = data.normalise(images, INPUT["mean"], INPUT["std"])
-    np.testing.assert_allclose(
-        normalise(images, {"input": INPUT}), trained_on, rtol=1e-5, atol=1e-6
-    )
-
-
-def test_images_of_another_type_or_shape_are_refused():
-    with pytest.raises(ValueError, match=r"float32 of shape \(1, 8, 8, 3\); wanted uint8"):
-        normalise(np.zeros((1, 8, 8, 3), np.float32), {"input": INPUT})
-    with pytest.raises(ValueError, match=r"wanted uint8 of shape \(batch, 8, 8, 3\)"):
-        normalise(np.zeros((1, 9, 8, 3), np.uint8), {"input": INPUT})
+    np.testing.assert_array_equal(runtime.predict(images).outputs, expected)
 
 
 def test_loading_holds_the_model_and_one_segment(tmp_path):
@@ -238,13 +124,132 @@ def test_eight_bits_are_within_half_a_step_of_the_kernel_and_leave_the_rest(resn
     np.testing.assert_array_equal(a, b)
 
 
-def test_top1_error_counts_what_the_model_gets_wrong(resnet, cache):
+def full_of(bundle):
+    """(manifest, variables of the full model) of a bundle."""
+    manifest = read_manifest(bundle)
+    return manifest, load_variables(manifest, lambda sha: segment_path(bundle, sha).read_bytes())
+
+
+def test_the_error_rate_counts_what_the_model_gets_wrong(resnet):
     bundle, model, variables = resnet
-    manifest = Served(bundle).model
     images = make_images(7)
-    right = trained(model, variables, (False,) * 3, images).argmax(-1)
-    labels = right.copy()
+    labels = trained(model, variables, (False,) * 3, images).argmax(-1)
     labels[:2] = (labels[:2] + 1) % 10
-    read = lambda sha256: (bundle / "segments" / f"{sha256}.safetensors").read_bytes()  # noqa: E731
-    loaded = load_variables(manifest, read)
-    assert top1_error(manifest, loaded, images, labels, batch_size=4) == 2 / 7
+    assert error_rate(*full_of(bundle), images, labels, batch_size=4) == 2 / 7
+    # [7, 1] would be compared with each of the 7 answers.
+    with pytest.raises(ValueError, match=r"labels have the shape \(7, 1\); wanted \(7,\)"):
+        error_rate(*full_of(bundle), images, labels[:, None])
+    with pytest.raises(ValueError, match="no images are given"):
+        error_rate(*full_of(bundle), images[:0], labels[:0])
+
+
+class Text(tasks.Features):
+    """A task whose examples are two arrays of integers, with an answer a token."""
+
+    kind = "text"
+
+    @property
+    def inputs(self):
+        return {"tokens": tasks.Spec(self.shape, "int32"), "shift": tasks.Spec((), "int32")}
+
+    def check(self, inputs):
+        assert inputs["tokens"].dtype == np.int32
+
+    def prepare(self, inputs):
+        return inputs["tokens"] + inputs["shift"][:, None]
+
+
+class Embedding(nn.Module):
+    """Scores of five classes a token, read off a table."""
+
+    @nn.compact
+    def __call__(self, tokens, *, skip_mask):
+        assert tokens.dtype == np.int32
+        return nn.Embed(9, 5, name="stem")(tokens)
+
+
+def test_a_network_of_another_family_takes_a_task_of_another_kind(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.KINDS, "text", Text)
+    monkeypatch.setattr(networks.models, "build", lambda description: Embedding())
+    table = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    parts = make_parts(blocks=1)
+    parts["segments"]["base"] = {"stem/embedding": table}
+    parts["model"] = parts["model"] | {"input": {"kind": "text", "shape": [4]}}
+    manifest = read_manifest(write_bundle(tmp_path, **parts))
+    tokens = np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.int32)
+    inputs = {"tokens": tokens, "shift": np.array([1, 0], np.int32)}
+    expected = table[[[1, 2, 3, 4], [4, 5, 6, 7]]]
+    variables = {"params": {"stem": {"embedding": table}}}
+    network = make(manifest)
+    outputs = network.compile(manifest.ladder[0], [variables], 2)(network.task.prepare(inputs))
+    np.testing.assert_array_equal(outputs, expected)
+    # Two of eight answers are wrong, both of the second example.
+    answers = expected.argmax(-1)
+    answers[1, :2] = (answers[1, :2] + 1) % 5
+    for batch_size in (1, 2, 9):
+        assert error_rate(manifest, variables, inputs, answers, batch_size=batch_size) == 2 / 8
+    with pytest.raises(ValueError, match=r"labels have the shape \(2,\); wanted \(2, 4\)"):
+        error_rate(manifest, variables, inputs, answers[:, 0])
+
+
+def test_the_error_rate_of_what_is_no_network_is_refused(tmp_path):
+    manifest = read_manifest(write_forest(tmp_path)[0])
+    with pytest.raises(ModelError, match="describes no network, but 'forest'"):
+        error_rate(manifest, {}, np.zeros((1, 64), np.float32), np.zeros(1, int))
+
+
+def described(bundle, **changes):
+    """A bundle's manifest with another description."""
+    manifest = read_manifest(bundle)
+    return dataclasses.replace(manifest, model=manifest.model | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "transformer"}, "'transformer' is not known"),
+        ({"arguments": {"wings": 2}}, "'wings'"),
+        ({"arguments": {}}, "num_classes"),
+        ({"input": {}}, "kind None is not known"),
+        ({"input": INPUT | {"kind": "smells"}}, "kind 'smells' is not known here"),
+        ({"input": INPUT | {"shape": "wide"}}, "wanted"),
+        ({"input": INPUT | {"std": ["a", "b", "c"]}}, "no model can be made"),
+        ({"input": INPUT | {"mean": [0.5]}}, "1 means and 3 standard deviations"),
+    ],
+)
+def test_a_description_of_no_network_is_refused_in_words(resnet, changes, message):
+    with pytest.raises(ModelError, match="no model can be made of the manifest's descr") as error:
+        make(described(resnet[0], **changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"channels": [8, 32, 64]},
+        {"stage_sizes": [1, 1]},
+        {"num_classes": 3},
+        {"channels": [64, 32, 16]},
+    ],
+)
+def test_segments_of_another_network_are_refused_in_words(resnet, arguments):
+    manifest = read_manifest(resnet[0])
+    arguments = manifest.model["arguments"] | arguments
+    network = make(described(resnet[0], arguments=arguments))
+    segments = [
+        network.load(segment.name, segment_path(resnet[0], segment.sha256).read_bytes())
+        for segment in manifest.segments
+    ]
+    with pytest.raises(ModelError, match="do not make the network that the manifest describes"):
+        network.compile(manifest.ladder[-1], segments, 1)
+
+
+def test_segments_that_hold_no_variables_are_refused_in_words(resnet):
+    manifest = read_manifest(resnet[0])
+    with pytest.raises(BundleError, match="segment 'base' cannot be read as safetensors"):
+        load_segment(manifest, "base", b"junk" * 10)
+    one = np.zeros(1, np.float32)
+    for names in (["a", "a/b"], ["a/b", "a"], ["a/b/c", "a/b"]):
+        content = safetensors.numpy.save(dict.fromkeys(names, one))
+        with pytest.raises(BundleError, match="is named like a tree of tensors, or lies below"):
+            load_segment(manifest, "base", content)

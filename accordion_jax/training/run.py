@@ -1,0 +1,172 @@
+"""A run on disk: claims its workdir for an experiment, and reads it back."""
+
+import dataclasses
+import importlib.metadata
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from accordion_jax import models, tasks
+from accordion_jax.depth import Ladder, make_ladder
+from accordion_jax.runs import config as config_lib
+from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLICY_FILE
+from accordion_jax.system.files import read_json, write_json
+from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
+from accordion_jax.training.experiment import Experiment
+from accordion_jax.training.optimizer import make_optimizer
+from accordion_jax.training.state import Tree, example_spec, state_shapes
+
+_VERSIONS = ("accordion_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions and the hardware that a run was made with."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    devices = jax.devices()
+    return found | {
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": str(jax.process_count()),
+        "platform": platform.platform(),
+        "cpu_cores": str(os.cpu_count()),
+    }
+
+
+def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
+    """Returns what a table says of the run it was measured on, as JSON-able values.
+
+    Args:
+      experiment: of the run.
+      step: of the checkpoint that was measured.
+    """
+    config = experiment.config
+    return {
+        "name": config_lib.run_name(config),
+        "scheme": config.scheme,
+        "full_probability": experiment.policy.probabilities[-1],
+        "policy": {"name": config.policy.name, "digest": experiment.policy.describe()["digest"]},
+        "objective": config.objective,
+        "dataset": config.data.name,
+        "split": config.sweep.split,
+        "seed": config.seed,
+        "step": step,
+        "total_steps": experiment.total_steps,
+        "task": experiment.task.kind,
+        "error_name": experiment.task.error_name,
+        "precision": "float32",  # of the parameters: what size_bytes counts
+        "config": config_lib.to_jsonable(config),
+        "versions": versions(),
+    }
+
+
+def claim_workdir(workdir: str | os.PathLike, experiment: Experiment, *, write: bool) -> None:
+    """Writes what makes the experiment again, or checks what is there.
+
+    That is the resolved config, the network's description, and the policy with what it was made of.
+
+    Args:
+      workdir: of the run; made where it does not exist.
+      experiment: that wants it.
+      write: False only checks, as on all processes but the first.
+
+    Raises:
+      ValueError: another experiment ran there, names each field that differs; or its files are
+        damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    asked = config_lib.to_jsonable(experiment.config)
+    path = workdir / CONFIG_FILE
+    policy = experiment.policy.describe()
+    if path.exists():
+        differing = config_lib.differences(_section(path, "config"), asked)
+        there = read_json(workdir / POLICY_FILE).get("digest")
+        if not differing and there not in (None, policy["digest"]):
+            differing = [f"what the policy was made of: {there} -> {policy['digest']}"]
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run of another experiment; it differs in\n  "
+                + "\n  ".join(differing)
+                + "\nUse the old values, or another --workdir."
+            )
+    if write:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"config": asked, "versions": versions()})
+        write_json(workdir / MODEL_FILE, experiment.description)
+        write_json(workdir / POLICY_FILE, policy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run, read back from its workdir.
+
+    Attributes:
+      variables: {"params": ..., "batch_stats": ...} of NumPy arrays, one sub-tree a unit.
+      model: Linen module.
+      description: what `models.build` needs, and the task of its inputs.
+      ladder: of its scheme.
+      step: of the checkpoint.
+      config: as it was resolved.
+    """
+
+    variables: dict[str, Tree]
+    model: models.Network
+    description: dict[str, Any]
+    ladder: Ladder
+    step: int
+    config: ml_collections.ConfigDict
+
+
+def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
+    """Returns the run of a workdir, its data set not needed.
+
+    Args:
+      workdir: of a run of `accordion_jax.main`.
+      which: checkpoint, "latest" or "best".
+
+    Raises:
+      FileNotFoundError: the workdir has no run; names the file that is missing.
+      ValueError: a file of the run is damaged; names it.
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    config = config_lib.from_jsonable(_section(workdir / CONFIG_FILE, "config"))
+    description = _there(workdir / MODEL_FILE)
+    model = models.build(description, dtype=jnp.dtype(config.model.dtype))
+    task = tasks.from_description(_section(workdir / MODEL_FILE, "input"))
+    ladder = make_ladder(config.scheme, model.stage_sizes)
+    like = state_shapes(model, make_optimizer(config), example_spec(task))
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
+    try:
+        step = checkpoints.best if which == "best" else checkpoints.latest
+        if step is None:
+            raise CheckpointError(f"{workdir} has no {which} checkpoint yet; train it first")
+        state = checkpoints.restore(step, like)
+    finally:
+        checkpoints.close()
+    return Run(state.variables, model, description, ladder, step, config)
+
+
+def _there(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object of a file that every run has."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; python -m accordion_jax.main --workdir={path.parent} makes it"
+        )
+    return read_json(path)
+
+
+def _section(path: pathlib.Path, name: str) -> dict[str, Any]:
+    """An object within it."""
+    found = _there(path).get(name)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it has no object {name!r}; delete or mend it")
+    return found

@@ -1,0 +1,1 @@
+"""What compilers make of the training step, and how long they take."""

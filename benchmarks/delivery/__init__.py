@@ -1,0 +1,1 @@
+"""Delivery: planning, sending, and the time to a first prediction."""

@@ -1,0 +1,1 @@
+"""Training: its speed, and what bears on it."""
