@@ -20,7 +20,7 @@ from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import Progress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
-from accordion_jax.delivery.errors import DeliveryError
+from accordion_jax.delivery.errors import CacheLimitError, DeliveryError
 from accordion_jax.delivery.runtimes.predicting import Predictor
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number, WholeNumber
@@ -111,7 +111,9 @@ def main(argv: Sequence[str]) -> None:
         progress = Progress(device)
         device.add_listener(progress)
         start_s = device.clock.now()
-        device.connect(_MODEL.value, offline=_STEP_DOWN.value is not None)
+        device.connect(
+            _MODEL.value, offline=_STEP_DOWN.value is not None, deadline_s=_DEADLINE_S.value
+        )
         predictor = None
         if _PREDICT.value:
             loading_s = device.clock.now()
@@ -119,24 +121,36 @@ def main(argv: Sequence[str]) -> None:
             # Loading JAX takes a second, which is not the link's: the deadline is.
             start_s += device.clock.now() - loading_s
             predictor = Predictor(device, _PREDICT.value, start_s)
-        if _STEP_DOWN.value is not None:
-            device.step_down(depth=_STEP_DOWN.value, max_macs=_MAX_MACS.value)
-        elif _UPGRADE.value:
-            device.upgrade()
-        else:
-            _fetch(device, start_s)
+        too_small = None
+        try:
+            if _STEP_DOWN.value is not None:
+                device.step_down(depth=_STEP_DOWN.value, max_macs=_MAX_MACS.value)
+            elif _UPGRADE.value:
+                device.upgrade()
+            else:
+                _fetch(device, start_s)
+        except CacheLimitError as error:
+            if device.in_use is None:
+                raise
+            too_small = error  # what is here already runs all the same
         progress.close()
         print(summary(device))
         if predictor:
             print(predictor.finish())
         device.close()
+    if too_small:
+        raise too_small
     if device.in_use is None:
         raise command.CommandError(
             "not even the base of the model is here, so there is nothing to run yet; what has "
             "arrived is kept: give the same command again, with more time or bytes"
         )
-
     missing_bytes = device.manifest.size_bytes - device.holding.size_bytes
+    if _UPGRADE.value and device.newer:
+        raise command.CommandError(
+            "the newer version could not be fetched, for the problems above; the one before stays "
+            "in use, and the same command goes on from there"
+        )
     if _UPGRADE.value and missing_bytes:
         raise command.CommandError(
             f"the full model is not complete: {missing_bytes} bytes are missing, for the problems "

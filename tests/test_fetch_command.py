@@ -91,14 +91,13 @@ def test_what_a_person_may_get_wrong(served, fetch, tmp_path):
     late = fetch("--link_bps=1e5", "--deadline_s=0.05", code=1)
     assert "error: not even the base of the model is here" in late.stderr
     assert "nothing: not even the base is complete yet" in late.stdout
-    assert "unmet        deadline_s" in late.stdout
 
 
 def test_a_terminal_of_another_encoding_gets_all_that_it_can_show(fetch, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     done = fetch("--predict=random")
     assert "predictions  16 by coml-3" in done.stdout
-    assert done.stdout.rstrip().endswith("?")
+    assert done.stdout.rstrip().endswith("...")
 
 
 def test_a_cache_that_cannot_be_is_refused_in_words(served, fetch, tmp_path, monkeypatch):

@@ -181,6 +181,24 @@ def test_epoch_order_is_a_permutation_of_its_own_epoch_and_seed():
     assert first.tolist() != order(jnp.int32(0), two).tolist()
 
 
+def test_double_precision_elsewhere_changes_no_type(dataset):
+    model, mask = make_model(), (False, False, True, True)
+    images, labels = dataset
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        state = init_state(model, OPTIMIZER, jax.random.key(0), example_spec(TASK))
+        inputs = (np.arange(EXAMPLES, dtype=np.int32), images.reshape(EXAMPLES, -1), labels, KEY)
+        arguments = stack((state.keep(kept_units(model, mask)), *inputs), 1)
+        step = jax.pmap(
+            make_step(model, mask, 1, learning_rate=optax.cosine_decay_schedule(0.1, 100)),
+            axis_name=step_lib.AXIS,
+            devices=jax.devices()[:1],
+        )
+        updated, _ = jax.eval_shape(step, *arguments)
+    types = [jax.tree.map(lambda x: str(x.dtype), tree) for tree in (arguments[0], updated)]
+    assert types[0] == types[1]
+    assert {*jax.tree.leaves(types[1])} == {"float32", "int32"}
+
+
 def test_a_step_moves_nothing_between_host_and_device(dataset):
     model, mask = make_model(), (False, False, True, True)
     state = init_state(model, OPTIMIZER, jax.random.key(0), example_spec(TASK))

@@ -5,7 +5,7 @@
     FOLDER/segments/<sha256>.safetensors   whole, its digest checked before it got this name
     FOLDER/segments/<sha256>.part          the first bytes of one; a download goes on from there
     FOLDER/manifests/<model_id>.json       so that a device starts with no network
-    FOLDER/sources/<digest of a URL>       the model last fetched from there
+    FOLDER/sources/<digest of a URL>       the model last in use from there
     FOLDER/locks/                          one a download, one for evicting, one a process's pins
 
 A segment gets its name by an atomic rename, so another process sees all of it or nothing. Nothing
@@ -20,11 +20,13 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
 
 from accordion_jax.delivery.bundle.manifest import is_digest
+from accordion_jax.delivery.device.download import FULL, Download
 from accordion_jax.delivery.errors import (
     CacheError,
     CacheLimitError,
@@ -33,111 +35,6 @@ from accordion_jax.delivery.errors import (
 )
 from accordion_jax.system.files import write_whole
 from accordion_jax.system.locks import Lock, locked
-
-_CHUNK_BYTES = 1 << 16
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class Download:
-    """The part of a segment that has arrived, growing. Made by `SegmentCache.download`.
-
-    Attributes:
-      sha256: of the whole segment.
-      size_bytes: of the whole segment.
-      received_bytes: so far, those of earlier attempts included.
-    """
-
-    def __init__(self, cache: "SegmentCache", sha256: str, size_bytes: int):
-        self.sha256 = sha256
-        self.size_bytes = size_bytes
-        self._cache = cache
-        self._path = cache._part(sha256)
-        self._digest = hashlib.sha256()
-        self.received_bytes = 0
-        if self._path.exists() and self._path.stat().st_size > size_bytes:
-            self._path.unlink()
-        # Unbuffered: after any write, what the file holds is what was received.
-        self._file = self._path.open("ab", buffering=0)
-        with self._path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                self._digest.update(chunk)
-                self.received_bytes += len(chunk)
-
-    @property
-    def missing_bytes(self) -> int:
-        """How many are still to come."""
-        return self.size_bytes - self.received_bytes
-
-    def write(self, chunk: bytes) -> None:
-        """Appends bytes.
-
-        Raises:
-          SegmentError: more than are missing; nothing is written.
-          DiskFullError: no room is left, even without what other models left in the cache. What
-            was written before stays, so a later download goes on from there.
-        """
-        if len(chunk) > self.missing_bytes:
-            raise SegmentError(
-                f"segment {self.sha256} got {self.received_bytes + len(chunk)} bytes; the manifest "
-                f"says {self.size_bytes}. The server sends something else: ask for it again"
-            )
-        view = memoryview(chunk)
-        evicted = False
-        while view:
-            try:
-                written = self._file.write(view)
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                if not evicted and self._cache._evict(keep=(self.sha256,), wanted_bytes=None):
-                    evicted = True
-                    continue
-                raise DiskFullError(
-                    f"no room in {self._path.parent} for the last {self.missing_bytes} of "
-                    f"{self.size_bytes} bytes of segment {self.sha256} "
-                    f"({os.strerror(error.errno)}); free some, or put the cache elsewhere"
-                ) from error
-            self._digest.update(view[:written])
-            self.received_bytes += written
-            view = view[written:]
-
-    def finish(self) -> None:
-        """Checks size and digest, and makes the segment visible.
-
-        Raises:
-          SegmentError: they differ; what was received is thrown away.
-        """
-        if self.missing_bytes:
-            raise SegmentError(
-                f"segment {self.sha256} has {self.received_bytes} of {self.size_bytes} bytes; "
-                "write the rest before finishing"
-            )
-        found = self._digest.hexdigest()
-        if found != self.sha256:
-            self.discard()
-            raise SegmentError(
-                f"segment {self.sha256} arrived with SHA-256 {found}; its {self.size_bytes} bytes "
-                "were thrown away. The server or something on the way changed them: ask again"
-            )
-        self._file.close()
-        try:
-            self._path.replace(self._cache.path(self.sha256))
-        except FileNotFoundError:
-            raise SegmentError(
-                f"{self._path} was deleted while it grew (by hand, or by another process for whom "
-                "it was not pinned); fetch the segment again"
-            ) from None
-
-    def discard(self) -> None:
-        """Throws away what was received."""
-        if not self._file.closed:
-            self._file.truncate(0)
-        self._digest = hashlib.sha256()
-        self.received_bytes = 0
-
-    def close(self) -> None:
-        """Leaves what was received for a later download."""
-        self._file.close()
 
 
 class SegmentCache:
@@ -252,7 +149,13 @@ class SegmentCache:
         """
         self._make_room(sha256, size_bytes)
         with self._full_disk_named():
-            download = Download(self, sha256, size_bytes)
+            download = Download(
+                self._part(sha256),
+                self.path(sha256),
+                sha256,
+                size_bytes,
+                lambda: self._evict(keep=(sha256,), wanted_bytes=None),
+            )
         try:
             yield download
         finally:
@@ -278,15 +181,18 @@ class SegmentCache:
             self._pins_lock.release()
             self._pins_path.with_suffix(".pinlock").unlink(missing_ok=True)
 
-    def save_manifest(self, source: str, model_id: str, document: bytes) -> None:
-        """Keeps a manifest, and that `source` (a URL) gave it last. A full disk is no error."""
+    def save_manifest(self, model_id: str, document: bytes) -> None:
+        """Keeps a manifest. A full disk is no error."""
         with contextlib.suppress(OSError):
-            path = self.folder / "manifests" / f"{_checked(model_id)}.json"
-            write_whole(path, document)
-            write_whole(self._source(source), model_id)
+            write_whole(self.folder / "manifests" / f"{_checked(model_id)}.json", document)
+
+    def use_manifest(self, source: str, model_id: str) -> None:
+        """Keeps that of all that `source` (a URL) gave this model is in use. As `save_manifest`."""
+        with contextlib.suppress(OSError):
+            write_whole(self._source(source), _checked(model_id))
 
     def load_manifest(self, source: str, model_id: str | None = None) -> bytes | None:
-        """Returns the manifest of a model, or of the last one from `source`; None if none is kept.
+        """Returns the manifest of a model, or of the one in use from `source`; None if none is.
 
         It is for the reader to check.
         """
@@ -311,7 +217,7 @@ class SegmentCache:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             raise DiskFullError(
                 f"no room in {self.folder} for a new file ({os.strerror(error.errno or 0)}); free "
@@ -319,6 +225,15 @@ class SegmentCache:
             ) from error
 
     def _make_room(self, sha256: str, size_bytes: int) -> None:
+        more_bytes = size_bytes - self.received_bytes(sha256)
+        # What a manifest announces may be more than any disk has.
+        if self._free_bytes() < more_bytes:
+            self._evict(keep=(sha256,), wanted_bytes=None)
+            if self._free_bytes() < more_bytes:
+                raise DiskFullError(
+                    f"no room in {self.folder} for {more_bytes} more bytes of segment {sha256} "
+                    f"({os.strerror(errno.ENOSPC)}); free some, or put the cache elsewhere"
+                )
         if self.limit_bytes is None:
             return
         self._evict(keep=(sha256,), wanted_bytes=size_bytes)
@@ -329,6 +244,9 @@ class SegmentCache:
                 f"{size_bytes} bytes of segment {sha256} beside {used} bytes that running models "
                 f"need; raise the limit to at least {used + size_bytes}"
             )
+
+    def _free_bytes(self) -> int:
+        return shutil.disk_usage(self.folder).free
 
     def size_bytes(self) -> int:
         """Bytes of all segments and parts."""

@@ -8,7 +8,6 @@ Memory: a device holds one received chunk and the manifest. Segments go from the
 disk; who runs the model reads them one at a time.
 """
 
-import concurrent.futures
 import dataclasses
 import math
 import threading
@@ -19,6 +18,8 @@ from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
+from accordion_jax.delivery.device.patience import within
+from accordion_jax.delivery.device.plans import plan_of_endpoint
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -70,13 +71,15 @@ class Device:
         self.throughput = ThroughputMeter()
         self._listeners = [listener] if listener else []
         self._holding: Holding | None = None
+        # A newer version, until its first configuration is complete: then it takes over.
+        self._newer: Holding | None = None
         self._fetching = threading.Lock()
         self._stop = threading.Event()
         self._transfer = Transfer(transport, self.clock.now(), 0)
 
     @property
     def holding(self) -> Holding:
-        """What is held of the model.
+        """What is held of the model in use.
 
         Raises:
           DeliveryError: `connect` was not called, or failed.
@@ -87,8 +90,18 @@ class Device:
 
     @property
     def manifest(self) -> Manifest:
-        """Of the model. Raises as `holding`."""
+        """Of the model in use. Raises as `holding`."""
         return self.holding.manifest
+
+    @property
+    def newer(self) -> Manifest | None:
+        """Of a newer version, which fetching is for, and which takes over with its base."""
+        return self._newer.manifest if self._newer else None
+
+    @property
+    def _target(self) -> Holding:
+        """What is held of the model that is fetched."""
+        return self._newer or self.holding
 
     @property
     def in_use(self) -> Configuration | None:
@@ -99,15 +112,26 @@ class Device:
         """Calls `listener` with each later event."""
         self._listeners.append(listener)
 
-    def connect(self, model_id: str = "latest", *, offline: bool = False) -> Manifest:
+    def connect(
+        self,
+        model_id: str = "latest",
+        *,
+        offline: bool = False,
+        deadline_s: float | None = None,
+    ) -> Manifest:
         """Gets the manifest, and finds what of the model is on the disk already.
 
-        Without a network, the manifest that this URL gave last is used. Each file is hashed; a
-        damaged one is deleted, and so is missing.
+        Without a network, the model that was in use from this URL is. Each file is hashed; a
+        damaged one is deleted, and so is missing. Where there is a newer version than the one in
+        use, that stays in use until the first configuration of the newer one has been fetched.
 
         Args:
           model_id: of the model, or ``latest``.
           offline: does not even try the network.
+          deadline_s: from now, after which what is kept must do; however the answer comes.
+
+        Returns:
+          The manifest of the model in use.
 
         Raises:
           TransportError: the manifest cannot be had, and none is kept.
@@ -115,18 +139,39 @@ class Device:
         """
         if self._holding is not None:
             return self.manifest
-        manifest = obtain_manifest(
-            self.transport, self.cache, model_id, offline=offline, on_problem=self._problem
+        until_s = math.inf if deadline_s is None else self.transport.clock.now() + deadline_s
+        found = obtain_manifest(
+            self.transport,
+            self.cache,
+            model_id,
+            offline=offline,
+            until_s=until_s,
+            on_problem=self._problem,
         )
-        self.transport.choose(manifest.model_id)
+        self.transport.choose(found.manifest.model_id)
         # Pinned before they are checked: none may go between the check and its use.
-        self.cache.pin(manifest.by_sha256)
-        held = frozenset(sha256 for sha256 in manifest.by_sha256 if self.cache.verify(sha256))
-        self._holding = Holding(manifest, held)
-        self._transfer.cached_bytes = self._holding.size_bytes
+        before = found.kept.by_sha256 if found.kept else {}
+        self.cache.pin({*found.manifest.by_sha256, *before})
+        wanted = self._held_of(found.manifest)
+        kept = self._held_of(found.kept) if found.kept else None
+        if kept and kept.deepest and not wanted.deepest:
+            self._holding, self._newer = kept, wanted
+        else:
+            self._use(wanted)
+        self._transfer.cached_bytes = self._target.size_bytes
         self._transfer.end(self.clock.now())
         self._emit("use")
-        return manifest
+        return self.manifest
+
+    def _held_of(self, manifest: Manifest) -> Holding:
+        held = frozenset(sha256 for sha256 in manifest.by_sha256 if self.cache.verify(sha256))
+        return Holding(manifest, held)
+
+    def _use(self, holding: Holding) -> None:
+        """Puts a model in use, here and for later starts."""
+        self._holding, self._newer = holding, None
+        self.cache.use_manifest(str(self.transport.address), holding.manifest.model_id)
+        self.cache.pin(holding.manifest.by_sha256)
 
     def fetch(
         self,
@@ -160,7 +205,8 @@ class Device:
         """
         Requirements(max_bytes, deadline_s, throughput_bps or 0.0, max_error, max_macs)
         if max_macs is not None:
-            self.holding.limit(max_macs=max_macs)
+            for holding in {self.holding, self._target}:
+                holding.limit(max_macs=max_macs)
             self._emit("use")
         until_s = math.inf if deadline_s is None else self.clock.now() + deadline_s
 
@@ -176,25 +222,25 @@ class Device:
             requirements = Requirements(bytes_left, time_left, expected_bps, max_error, max_macs)
             first = self._transfer.plan is None
             if first and self.plan_at_endpoint and self.transport.streams:
-                return self._plan_of_endpoint(requirements)
-            return self._base_at_least(plan(self.manifest, requirements, self.holding.held))
+                return plan_of_endpoint(
+                    self.transport,
+                    self._target,
+                    requirements,
+                    until_s=until_s,
+                    on_problem=self._problem,
+                )
+            held = self._target.held
+            return self._base_at_least(plan(self._target.manifest, requirements, held))
 
         return self._run(choose, until_s)
 
     def fetch_by(self, deadline_s: float, **requirements) -> Outcome:
         """As `fetch`, but returns at the deadline even if the connection hangs. Real clock only."""
-        done: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
-
-        def work():
-            try:
-                done.set_result(self.fetch(deadline_s=deadline_s, **requirements))
-            except BaseException as error:
-                done.set_exception(error)
-
-        threading.Thread(target=work, daemon=True, name="fetch").start()
         try:
-            return done.result(timeout=deadline_s)
-        except concurrent.futures.TimeoutError:
+            return within(
+                deadline_s, lambda: self.fetch(deadline_s=deadline_s, **requirements), "fetch"
+            )
+        except TimeoutError:
             self.stop()
             return self.outcome()
 
@@ -207,13 +253,13 @@ class Device:
           KeyError: there is no such configuration; lists those there are.
           CacheLimitError: the cache's limit is too small for it.
         """
-        manifest = self.manifest
+        manifest = self._target.manifest
         row = manifest.table.row(configuration or manifest.ladder[-1].name)
         wanted = manifest.configurations[row.configuration]
         self.step_up()
 
         def choose() -> Plan:
-            missing = self.holding.missing_of(wanted)
+            missing = self._target.missing_of(wanted)
             size = sum(segment.size_bytes for segment in missing)
             return Plan(wanted.name, missing, size, row.top1_error, None, (), ())
 
@@ -239,7 +285,8 @@ class Device:
 
     def step_up(self) -> None:
         """Takes back any step down."""
-        self.holding.limit()
+        for holding in {self.holding, self._target}:
+            holding.limit()
         self._emit("use")
 
     def stop(self) -> None:
@@ -264,7 +311,8 @@ class Device:
 
     def forget(self, sha256: str) -> None:
         """A segment turned out to be damaged on the disk: it counts as missing from now on."""
-        self.holding.remove(sha256)
+        for holding in {self.holding, self._target}:
+            holding.remove(sha256)
         self._problem(f"segment {sha256} was damaged on the disk; the next fetch gets it again")
         self._emit("use")
 
@@ -277,7 +325,7 @@ class Device:
         """Receives what `choose` wants, until it wants nothing more."""
         with self._fetching:
             self._stop.clear()
-            transfer = Transfer(self.transport, self.clock.now(), self.holding.size_bytes)
+            transfer = Transfer(self.transport, self.clock.now(), self._target.size_bytes)
             self._transfer = transfer
 
             def on_segment(sha256: str) -> Sequence[Segment]:
@@ -320,15 +368,18 @@ class Device:
         return self.outcome()
 
     def _hold(self, sha256: str) -> None:
-        before = self.in_use
-        self.holding.add(sha256)
+        before, target = self.in_use, self._target
+        target.add(sha256)
+        if target is self._newer and target.deepest:
+            self._use(target)
+            self._emit("model")
         self._emit("segment")
         if self.in_use != before:
             self._emit("use")
 
     def _too_often_damaged(self) -> bool:
         """Counts one more damaged arrival of the segment that is due."""
-        due = self.holding.first_missing
+        due = self._target.first_missing
         if due is None:
             return False
         self._transfer.damaged[due] += 1
@@ -340,40 +391,21 @@ class Device:
         )
         return True
 
-    def _plan_of_endpoint(self, requirements: Requirements) -> Plan:
-        try:
-            document = self.transport.plan(requirements.to_dict(), self.holding.held)
-            missing = {
-                each["sha256"]: self.manifest.by_sha256[each["sha256"]]
-                for each in document["missing"]
-            }
-            name = document["configuration"]
-            return Plan(
-                name,
-                tuple(missing.values()),
-                sum(segment.size_bytes for segment in missing.values()),
-                None if name is None else self.manifest.rows[name].top1_error,
-                None,
-                tuple(map(str, document["unmet"])),
-                tuple(map(str, document["reasons"])),
-            )
-        except (TransportError, KeyError, TypeError) as error:
-            self._problem(f"the endpoint's plan cannot be used ({error!r}); planning here")
-            return plan(self.manifest, requirements, self.holding.held)
-
     def _base_at_least(self, target: Plan) -> Plan:
         """A device with nothing to run goes on with the smallest configuration until its deadline.
 
         The plan says that it will be late; the link may be better than the plan, and what arrives
         counts next time.
         """
-        if self.holding.deepest is not None or target.unmet != ("deadline_s",):
+        wanted = self._target
+        if wanted.deepest is not None or target.unmet != ("deadline_s",):
             return target
-        return dataclasses.replace(target, missing=self.holding.missing_of(self.manifest.ladder[0]))
+        missing = wanted.missing_of(wanted.manifest.ladder[0])
+        return dataclasses.replace(target, missing=missing)
 
     def _check_limit(self, target: Plan) -> None:
         limit = self.cache.limit_bytes
-        needed = self.holding.size_bytes + sum(segment.size_bytes for segment in target.missing)
+        needed = self._target.size_bytes + sum(segment.size_bytes for segment in target.missing)
         if limit is not None and needed > limit:
             raise CacheLimitError(
                 f"configuration {target.configuration} needs {needed} bytes on the disk; the "
@@ -382,7 +414,7 @@ class Device:
 
     def _partial_bytes(self) -> int:
         """Bytes on the disk of the first missing segment."""
-        due = self.holding.first_missing
+        due = self._target.first_missing
         return self.cache.received_bytes(due) if due else 0
 
     def _problem(self, message: str) -> None:
@@ -394,7 +426,7 @@ class Device:
             return
         kept, left = self._transfer.kept_bytes, 0
         if self._holding and self._transfer.plan and self._transfer.plan.missing:
-            held = self._holding.held
+            held = self._target.held
             left = sum(s.size_bytes for s in self._transfer.plan.missing if s.sha256 not in held)
             left = max(0, left - self._partial_bytes())
         event = Event(kind, kept, kept + left, message)

@@ -13,7 +13,8 @@ class Event:
 
     Attributes:
       kind: ``plan`` (the target changed), ``bytes`` (some arrived), ``segment`` (one is whole and
-        checked), ``use`` (another configuration is in use), or ``problem``.
+        checked), ``model`` (a newer version has taken over; what runs the old one may go on with
+        what it has loaded), ``use`` (another configuration is in use), or ``problem``.
       received_bytes: of segments, since the transfer began, as far as they are in the cache.
       target_bytes: what `received_bytes` will be when the target is reached.
       message: of a problem, for a person.

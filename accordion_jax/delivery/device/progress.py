@@ -91,5 +91,10 @@ def summary(device: Device) -> str:
         f"cached       {outcome.cached_bytes:,} bytes before; "
         f"{manifest.size_bytes - device.holding.size_bytes:,} bytes of the full model are missing",
     ]
+    if device.newer:
+        lines.append(
+            f"newer        {device.newer.model_id[:16]} takes over once its first configuration "
+            "is here; give the same command again"
+        )
     lines += [f"unmet        {printable(reason)}" for reason in outcome.reasons]
     return "\n".join(lines)

@@ -225,10 +225,12 @@ class HttpTransport:
                     return
                 if error.answered and len(batch) > 1 and not came:
                     # Perhaps one of them is missing there: the others need not wait for it.
-                    together = False
+                    together, failures = False, failures + 1
                     continue
                 failures = 1 if came >= _PROGRESS_BYTES else failures + 1
                 self._wait_or_give_up(failures, error, until_s)
+            else:
+                failures = 0
 
     def close(self) -> None:
         """Closes the connection, unless the client came from outside."""

@@ -4,6 +4,8 @@ import numpy as np
 
 from accordion_jax.delivery.bundle.manifest import Configuration
 from accordion_jax.delivery.device.device import Device
+from accordion_jax.delivery.device.events import Event
+from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.delivery.runtimes import make
 from accordion_jax.delivery.runtimes.examples import (
     count,
@@ -41,14 +43,27 @@ class Predictor:
             self._inputs, self._targets = read_examples(source, task)
         self._count = count(self._inputs)
         self._batch_size = min(self._count, _BATCH_SIZE)
-        self._clock, self._start_s = device.clock, start_s
+        self._device, self._start_s = device, start_s
         self._first = ""
-        self._runtime = Runtime(device, batch_sizes=(self._batch_size,), on_swap=self._on_swap)
+        self._runtimes = [self._run()]
+        self._problems: list[str] = []
+        device.add_listener(self._follow)
+
+    def _run(self) -> Runtime:
+        return Runtime(self._device, batch_sizes=(self._batch_size,), on_swap=self._on_swap)
+
+    def _follow(self, event: Event) -> None:
+        """Runs a newer version from the moment that it takes over."""
+        if event.kind == "model":
+            try:
+                self._runtimes.append(self._run())
+            except (DeliveryError, ValueError) as error:
+                self._problems.append(f"the newer version cannot be run: {error}")
 
     def _on_swap(self, runtime: Runtime, configuration: Configuration) -> None:
         if not self._first:
             runtime.predict(part(self._inputs, 0, self._batch_size))
-            seconds = self._clock.now() - self._start_s
+            seconds = self._device.clock.now() - self._start_s
             self._first = f"{seconds:.2f} s after the request, by {configuration.name}"
 
     def finish(self) -> str:
@@ -63,16 +78,18 @@ class Predictor:
             # As in a literal, but for the quotes around it.
             return "\n".join(ascii(line)[1:-1] for line in self._report())
         finally:
-            self._runtime.close()
+            for runtime in self._runtimes:
+                runtime.close()
 
     def _report(self) -> list[str]:
-        runtime, in_use = self._runtime, self._runtime.device.in_use
+        runtime, in_use = self._runtimes[-1], self._device.in_use
         if in_use is None:
             return ["predictions  none yet"]
         while not runtime.wait(0.2, configuration=in_use.name):
-            if runtime.problems:
+            if runtime.problems or self._problems:
                 break
-        problems = [f"problem      {problem}" for problem in runtime.problems]
+        found = (*self._problems, *runtime.problems)
+        problems = [f"problem      {problem}" for problem in found]
         if runtime.configuration is None:
             return ["predictions  none: no configuration can be run", *problems]
         batches = [

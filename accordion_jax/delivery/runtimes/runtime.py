@@ -160,7 +160,10 @@ class Runtime:
 
     def _due(self) -> Configuration | None:
         """The configuration to prepare next, if any."""
-        runnable = [c for c in self.device.holding.runnable() if c.name not in self._failed]
+        holding = self.device.holding
+        if holding.manifest is not self.manifest:
+            return None  # a newer version has taken over, which is for another runtime
+        runnable = [c for c in holding.runnable() if c.name not in self._failed]
         if not runnable:
             return None
         # The smallest first, which is quickest to trace and compile; then straight to the deepest.
@@ -168,7 +171,7 @@ class Runtime:
         if self._is_compiled(due):
             return None
         current = self._current
-        if current and self.device.holding.allows(current) and self._deeper(current, due):
+        if current and holding.allows(current) and self._deeper(current, due):
             return None
         return due
 
@@ -189,11 +192,14 @@ class Runtime:
 
     def _swap(self) -> None:
         """Puts the deepest configuration in use that is compiled and allowed."""
+        holding = self.device.holding
+        if holding.manifest is not self.manifest:
+            return
         with self._swapping:
             ready = [
                 configuration
                 for configuration in self.manifest.ladder
-                if self._is_compiled(configuration) and self.device.holding.allows(configuration)
+                if self._is_compiled(configuration) and holding.allows(configuration)
             ]
             if not ready or ready[-1] == self._current:
                 return

@@ -212,9 +212,12 @@ def test_a_full_disk_first_takes_back_what_nobody_needs(cache):
 def test_manifests_are_kept_by_source_and_by_id(cache):
     one, two = "1" * 64, "2" * 64
     assert cache.load_manifest("http://a") is None
-    cache.save_manifest("http://a", one, b"first")
-    cache.save_manifest("http://a", two, b"second")
-    cache.save_manifest("http://b", one, b"first")
+    cache.save_manifest(one, b"first")
+    assert cache.load_manifest("http://a") is None
+    cache.save_manifest(two, b"second")
+    cache.use_manifest("http://a", one)
+    cache.use_manifest("http://a", two)
+    cache.use_manifest("http://b", one)
     again = SegmentCache(cache.folder)
     assert again.load_manifest("http://a") == b"second"
     assert again.load_manifest("http://a", one) == b"first"

@@ -146,7 +146,7 @@ def test_it_keeps_predicting_when_the_link_is_lost(model, make_virtual, running)
     runtime = running(device)
     device.fetch(max_bytes=manifest.segments[0].size_bytes)
     assert runtime.wait(WAIT_S)
-    served.faults = [Fault(status=503)] * 5
+    served.faults = [Fault(status=503)] * 50
     before = runtime.predict(make_inputs(1))
     outcome = device.upgrade()
     assert "gave up after" in outcome.problems[0]
