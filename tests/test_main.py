@@ -17,6 +17,8 @@ from accordion_jax.depth import LookupTable
 from accordion_jax.runs.reporting import End, read_end
 from tests.commands import ROOT, command_environment
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/quickstart.py"
 # A small network on few steps: what is tested is the job, not what it learns.
 SMALL = (

@@ -52,6 +52,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_stages_scanned(tmp_path):
     sizes = {"model__arguments__stage_sizes": (2, 1), "policy__full_probability": 1.0}
     first = training.train(make(train__steps=3, **sizes), tmp_path)

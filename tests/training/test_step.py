@@ -75,6 +75,7 @@ def assert_same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_skipped_blocks_keep_parameters_momentum_and_statistics_bit_for_bit(dataset):
     full, short = (False,) * 4, (False, True, True, False)
     after_full, _ = take_steps(make_model(), [full], 1, dataset)
@@ -89,6 +90,7 @@ def test_skipped_blocks_keep_parameters_momentum_and_statistics_bit_for_bit(data
     assert int(after_short.step) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_name", [None, step_lib.AXIS])
 def test_steps_with_scanned_stages_are_those_of_the_unrolled_network(dataset, axis_name):
     gaps = (False, True, False)
@@ -146,6 +148,7 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
     )
 
 
+@pytest.mark.slow
 def test_cross_replica_batch_norm_makes_eight_devices_equal_one(dataset):
     masks = [(False, True, False, True)] * 2
     model = make_model(axis_name=step_lib.AXIS)

@@ -11,6 +11,8 @@ from accordion_jax import data, training
 from accordion_jax.training.objective import single
 from tests.training.test_loop import DIVERGING, assert_same, small_config
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (3, 0, 1)
 
 
