@@ -131,7 +131,7 @@ def test_no_other_framework_is_loaded(tmp_path):
         f"writer = MetricWriter({str(tmp_path)!r}, 0)\n"
         "writer.write(1, 'train', {'loss': 1.0})\n"
         "writer.close()\n"
-        "sys.exit(' '.join({'tensorflow', 'torch'} & {*sys.modules}))"
+        "sys.exit(' '.join({'tensorflow', 'torch'} & {*sys.modules}) or None)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -63,8 +63,8 @@ class MetricWriter:
 def _summary_writer() -> Any:
     """The class that writes TensorBoard's files, imported without PyTorch.
 
-    Its package looks for PyTorch's tensors, which never come here; where PyTorch is installed, to load it
-    takes more seconds than all else that the main job loads.
+    Its package looks for PyTorch's tensors, which never come here; where PyTorch is installed, to
+    load it takes more seconds than all else that the main job loads.
     """
     hidden = "torch" not in sys.modules
     if hidden:
