@@ -1,4 +1,4 @@
-"""README and docs/: what they link to is there, and the commands that they name take their flags."""
+"""README and docs/: what they link to is there, and the commands they name take their flags."""
 
 import ast
 import functools
@@ -25,7 +25,8 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"-m ((?:accordion_jax|benchmarks)(?:\.\w+)+)([^`\n]*)")
 _FLAG = re.compile(r"(?<![\w-])--(?!config\.)([A-Za-z_]\w*)")
 _FIELD = re.compile(r"\bconfig\.((?:[a-z_]+\.)*[a-z_]+)\b(?!\()")
-_PATH = re.compile(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)+\.(?:py|sh|md|json|conf|ipynb|sbatch|png|html)\b")
+_ENDINGS = "py|sh|md|json|conf|ipynb|sbatch|png|html"
+_PATH = re.compile(rf"(?<![\w./-])[\w.-]+(?:/[\w.-]+)+\.(?:{_ENDINGS})\b")
 _OPEN = ("model.arguments.", "optimizer.arguments.")
 
 
@@ -50,21 +51,21 @@ def file_of(module):
 
 @functools.cache
 def flags_of(module):
-    """Names of the flags that a module defines, itself or by what it imports of the same package."""
+    """Names of the flags of a command, those that several benchmarks share among them."""
     tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
     names = {"help"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            if node.func.attr.startswith("DEFINE"):
-                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
-                names.add(texts[0])
+        called = node.func if isinstance(node, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr.startswith("DEFINE"):
+            # Some are given the parser of their values first.
+            names.add(next(each.value for each in node.args if isinstance(each, ast.Constant)))
         if isinstance(node, ast.ImportFrom) and node.module == "benchmarks.options":
             names |= flags_of("benchmarks.options")
     return names
 
 
 def commands_of(page):
-    """(module, rest of its command line, what follows ``--`` apart) for each that a page names."""
+    """(module, rest of its command line up to a lone ``--``) for each that a page names."""
     for module, rest in _COMMAND.findall(text_of(page)):
         rest = re.split(r" (?:&&|\||#) ", rest)[0]
         yield module, re.split(r" -- ", rest)[0]
@@ -83,7 +84,8 @@ def test_the_front_page_is_short():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
-    for link in _LINK.findall(re.sub(r"```.*?```|`[^`]*`", "", text_of(page), flags=re.DOTALL)):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", text_of(page), flags=re.DOTALL)
+    for link in _LINK.findall(prose):
         if "://" in link:
             continue
         path, _, anchor = link.partition("#")
@@ -138,6 +140,7 @@ def test_the_short_names_of_commands_are_those_that_are_installed():
 
 
 def test_the_page_on_extending_gives_the_arrows_that_hold():
-    rows = re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \|$", text_of("docs/extending.md"), re.MULTILINE)
+    page = text_of("docs/extending.md")
+    rows = re.findall(r"^\| `(\w+)` \| .* \| ([^|]*) \|$", page, re.MULTILINE)
     table = {room: set(re.findall(r"`(\w+)`", below)) for room, below in rows}
     assert {room: table[room] for room in ARROWS} == ARROWS
