@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -72,6 +72,7 @@ def make_app(store: BundleStore) -> Starlette:
             HTTPException: _http_error,
             StorageError: _storage_error,
             SegmentError: _storage_error,
+            ClientDisconnect: _gone,
             Exception: _internal_error,
         },
     )
@@ -346,6 +347,11 @@ async def _storage_error(request: Request, error: Exception) -> Response:
     is_public = isinstance(error, SegmentError)
     text = str(error) if is_public else "the bundles cannot be read now; the server's log says why"
     return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this. The status, which nginx uses too, is for the metrics: no fault of ours.
+    return Response(status_code=499)
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:

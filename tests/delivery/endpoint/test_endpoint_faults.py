@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import re
 import shutil
 import socket
@@ -91,6 +92,20 @@ def test_segments_in_flight_are_seen_and_a_device_that_leaves_lets_go(tmp_path):
 def in_flight(url):
     text = request(url, "/metrics")[1].decode()
     return float(re.search(r"^accordion_segments_in_flight (\S+)$", text, re.MULTILINE)[1])
+
+
+def test_clients_that_hang_up_in_the_middle_of_a_request_are_no_errors_of_ours(damageable, caplog):
+    url, _, manifest = damageable
+    address = urllib.parse.urlsplit(url)
+    head = f"POST /v1/models/{manifest.model_id}/plan HTTP/1.1\r\nHost: x\r\n".encode()
+    starts = (b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{")
+    for start in starts:
+        with socket.create_connection((address.hostname, address.port)) as device:
+            device.sendall(head + start)
+    left = f'accordion_requests_total{{route="plan",status="499"}} {len(starts)}.0'
+    wait_until(lambda: left in request(url, "/metrics")[1].decode())
+    assert 'status="500"' not in request(url, "/metrics")[1].decode()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_a_segment_that_shrinks_while_it_is_sent_ends_the_connection(tmp_path):
