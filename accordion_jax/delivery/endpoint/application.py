@@ -12,16 +12,18 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from accordion_jax.delivery.bundle.manifest import digest, is_digest
+from accordion_jax.delivery.endpoint.admission import SMALL_BYTES, Admission, chunk_bytes
 from accordion_jax.delivery.endpoint.http_range import (
     UnsatisfiableRangeError,
     is_unmodified,
@@ -35,7 +37,7 @@ from accordion_jax.delivery.endpoint.openapi import (
     MAX_STREAM_SEGMENTS,
     openapi_document,
 )
-from accordion_jax.delivery.endpoint.store import CHUNK_BYTES, BundleStore, StoredModel
+from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
 from accordion_jax.delivery.planner import Requirements, plan
 
@@ -50,8 +52,13 @@ _PAGE_HEADERS = {
 }
 
 
-def make_app(store: BundleStore) -> Starlette:
-    """Returns the ASGI application that serves the bundles of a store."""
+def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
+    """Returns the ASGI application that serves the bundles of a store.
+
+    Args:
+      store: of the bundles.
+      most_requests: that are answered at once; beyond them 503, but to whoever watches over it.
+    """
     handlers = _Handlers(store, Metrics())
     app = Starlette(
         routes=[
@@ -67,11 +74,15 @@ def make_app(store: BundleStore) -> Starlette:
             Route("/v1/models/{model_id}/segments/{sha256}", handlers.segment),
             Route("/v1/models/{model_id}/stream", handlers.stream),
         ],
-        middleware=[Middleware(CountRequests, metrics=handlers.counters)],
+        middleware=[
+            Middleware(CountRequests, metrics=handlers.counters),
+            Middleware(Admission, most=most_requests),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             StorageError: _storage_error,
             SegmentError: _storage_error,
+            ClientDisconnect: _client_is_gone,
             Exception: _internal_error,
         },
     )
@@ -87,19 +98,28 @@ class _Handlers:
         self.counters = counters
         self._store = store
         self._openapi = openapi_document()
+        # A thread of its own, for when all others are busy with devices.
+        self._watching = anyio.CapacityLimiter(1)
 
     async def openapi(self, _request: Request) -> Response:
         """The OpenAPI document."""
         return _json(self._openapi)
 
     async def health(self, _request: Request) -> Response:
-        """Whether the bundles can be read."""
-        models = await run_in_threadpool(self._store.models)
-        skipped = dict(self._store.skipped())
+        """Whether the bundles can be read, and which of them cannot be sent whole."""
+        models, broken, skipped = await anyio.to_thread.run_sync(self._look, limiter=self._watching)
         return _json(
-            {"status": "ok", "models": len(models), "skipped": skipped},
+            {
+                "status": "degraded" if broken or skipped else "ok",
+                "models": len(models),
+                "skipped": skipped,
+                "broken": broken,
+            },
             headers={"Cache-Control": "no-store"},
         )
+
+    def _look(self) -> tuple[Sequence[StoredModel], Mapping[str, str], Mapping[str, str]]:
+        return self._store.models(), self._store.broken(), self._store.skipped()
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text."""
@@ -220,7 +240,7 @@ class _Handlers:
                 (start, stop), status = part, 206
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
         headers["Content-Length"] = str(stop - start)
-        is_small = request.method == "GET" and stop - start <= CHUNK_BYTES
+        is_small = request.method == "GET" and stop - start <= SMALL_BYTES
 
         def prepare() -> bytes:
             # Before the first header goes out: what is announced must be there. What fits in one
@@ -231,7 +251,10 @@ class _Handlers:
         body = await run_in_threadpool(prepare)
         if is_small or request.method == "HEAD":
             return Response(body, status, headers, media_type=_BYTES)
-        chunks = self._store.read(model, digests, start, stop)
+        sending = self.counters.sending
+        chunks = self._store.read(
+            model, digests, start, stop, chunk_bytes=lambda: chunk_bytes(len(sending))
+        )
         return _SegmentResponse(chunks, status, headers, self.counters)
 
 
@@ -250,11 +273,17 @@ class _SegmentResponse(StreamingResponse):
     ):
         super().__init__(chunks, status, headers, media_type=_BYTES)
         self._chunks = chunks
-        self._in_flight = counters.in_flight
+        self._sending = counters.sending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._in_flight.track_inprogress(), contextlib.closing(self._chunks):  # type: ignore[type-var]
-            await super().__call__(scope, receive, send)
+        self._sending.add(self)
+        try:
+            with contextlib.closing(self._chunks):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            _log.debug("a device hung up")  # It asks again, or it does not.
+        finally:
+            self._sending.discard(self)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -343,9 +372,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _storage_error(request: Request, error: Exception) -> Response:
     _log.warning("%s %s: %s", request.method, request.url.path, error)
     # Where the bundles are is no business of a device's.
-    is_public = isinstance(error, SegmentError)
-    text = str(error) if is_public else "the bundles cannot be read now; the server's log says why"
+    if isinstance(error, SegmentError):
+        # A file that is not whole will not be so in a few seconds.
+        return _json({"error": str(error)}, 503, {"Cache-Control": "no-store"})
+    text = "the bundles cannot be read now; the server's log says why"
     return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
+
+
+async def _client_is_gone(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this: it is for the counters, under the status that nginx made customary.
+    return Response(status_code=499)
 
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:
