@@ -40,6 +40,7 @@ from accordion_jax.delivery.endpoint.openapi import (
 from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
 from accordion_jax.delivery.planner import Requirements, plan
+from accordion_jax.system.text import short
 
 _log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ class _Handlers:
         if not all(map(is_digest, digests)):
             raise HTTPException(
                 400,
-                f"segments={_short(text)} must be digests of segments, 64 hexadecimal digits in "
+                f"segments={short(text)} must be digests of segments, 64 hexadecimal digits in "
                 "lower case each, with commas between them",
             )
         if len(digests) > MAX_STREAM_SEGMENTS:
@@ -207,7 +208,7 @@ class _Handlers:
             model = model or await run_in_threadpool(self._store.model, model_id)
         if model is None:
             raise HTTPException(
-                404, f"no model {_short(model_id)}; /v1/models lists those there are"
+                404, f"no model {short(model_id)}; /v1/models lists those there are"
             )
         return model
 
@@ -216,7 +217,7 @@ class _Handlers:
             if sha256 not in model.manifest.by_sha256:
                 raise HTTPException(
                     404,
-                    f"no segment {_short(sha256)} in model {model.manifest.model_id}; its manifest "
+                    f"no segment {short(sha256)} in model {model.manifest.model_id}; its manifest "
                     "lists those there are",
                 )
         length = sum(model.manifest.by_sha256[sha256].size_bytes for sha256 in digests)
@@ -233,7 +234,7 @@ class _Handlers:
             except UnsatisfiableRangeError:
                 raise HTTPException(
                     416,
-                    f"Range: {_short(asked)} begins after the {length} bytes that there are",
+                    f"Range: {short(asked)} begins after the {length} bytes that there are",
                     headers={"Content-Range": f"bytes */{length}"},
                 ) from None
             if part is not None:
@@ -311,23 +312,21 @@ def _read_plan_request(body: bytes) -> tuple[Requirements, frozenset[str]]:
     if not isinstance(document, dict) or document.keys() - {"requirements", "held"}:
         raise HTTPException(
             422,
-            f"the body is {_short(document)}; wanted an object with 'requirements' and 'held' only",
+            f"the body is {short(document)}; wanted an object with 'requirements' and 'held' only",
         )
     requirements, held = document.get("requirements", {}), document.get("held", [])
     if not isinstance(requirements, dict):
-        raise HTTPException(422, f"requirements={_short(requirements)} must be an object")
+        raise HTTPException(422, f"requirements={short(requirements)} must be an object")
     for name, value in requirements.items():
         if value is None:
-            raise HTTPException(422, f"{_short(name)} is null; leave it out instead")
+            raise HTTPException(422, f"{short(name)} is null; leave it out instead")
     if not isinstance(held, list) or len(held) > MAX_HELD:
-        raise HTTPException(
-            422, f"held={_short(held)} must be a list of at most {MAX_HELD} digests"
-        )
+        raise HTTPException(422, f"held={short(held)} must be a list of at most {MAX_HELD} digests")
     for sha256 in held:
         if not (isinstance(sha256, str) and is_digest(sha256)):
             raise HTTPException(
                 422,
-                f"held has {_short(sha256)}; wanted 64 hexadecimal digits in lower case",
+                f"held has {short(sha256)}; wanted 64 hexadecimal digits in lower case",
             )
     try:
         return Requirements.from_dict(requirements), frozenset(held)
@@ -362,10 +361,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = error.detail
     if error.status_code == 404 and request.scope.get("endpoint") is None:
-        text = f"no page {_short(request.url.path)}; /openapi.json lists those there are"
+        text = f"no page {short(request.url.path)}; /openapi.json lists those there are"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        text = f"{_short(request.method)} is not possible here; use {allowed}"
+        text = f"{short(request.method)} is not possible here; use {allowed}"
     return _json({"error": text}, error.status_code, error.headers)
 
 
@@ -386,9 +385,3 @@ async def _client_is_gone(_request: Request, _error: Exception) -> Response:
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:
     return _json({"error": "internal error; the server's log has the cause"}, 500)
-
-
-def _short(value: Any) -> str:
-    """A value for an error message, cut to a length that a person reads."""
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."
