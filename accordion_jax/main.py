@@ -7,19 +7,19 @@ The same command on the same workdir goes on where it stopped; on a finished run
 
 import logging
 import pathlib
-import sys
 import time
+from collections.abc import Sequence
 
 import jax
-import tqdm
+import ml_collections
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs.folder import BusyError, check_path, held
 from accordion_jax.runs.reporting import ending
+from accordion_jax.system import command
 
 _log = logging.getLogger("accordion_jax")
 
@@ -46,18 +46,19 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Trains, sweeps, and prints a short summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; fields are --config.NAME=VALUE")
-    absl_logging.set_verbosity(absl_logging.WARNING)
     config = _CONFIG.value
+    if config is None:
+        raise app.UsageError("give --config=FILE, such as --config=configs/quickstart.py")
     if _COORDINATOR.value:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif _DISTRIBUTED.value:
         jax.distributed.initialize()
     first = jax.process_index() == 0
-    _set_logging(logging.INFO if first else logging.WARNING)
+    command.show_log(logging.INFO if first else logging.WARNING)
     seeds = _seeds(config)
     if len(seeds) > 1 and jax.default_backend() != "gpu":
         _log.warning(
@@ -69,24 +70,25 @@ def main(argv: list[str]) -> None:
     for workdir in workdirs:
         _log.info("workdir: %s", workdir)
         check_path(workdir)
-    with (
-        held(workdirs if first else []),
-        ending(workdirs if first else [], preempted=training.Preempted),
-    ):
-        _train_and_sweep(config, seeds, workdirs)
+    mine = workdirs if first else []
+    try:
+        with held(mine), ending(mine, preempted=training.Preempted):
+            _train_and_sweep(config, seeds, workdirs)
+    except training.Preempted as stopped:
+        print(f"saved at step {stopped.step}; the same command goes on from there")
 
 
-def _train_and_sweep(config, seeds: tuple[int, ...], workdirs: list[pathlib.Path]) -> None:
+def _train_and_sweep(
+    config: ml_collections.ConfigDict, seeds: Sequence[int], workdirs: Sequence[pathlib.Path]
+) -> None:
     """Trains and sweeps the runs of some seeds, each in its workdir."""
     first = jax.process_index() == 0
     _set_compilation_cache(config.run.compilation_cache, workdirs[0])
-
     started = time.monotonic()
     experiment = training.make_experiment(config, jax.device_count())
     together = training.Together([experiment.with_seed(seed) for seed in seeds])
     for each, workdir in zip(together.experiments, workdirs, strict=True):
         training.claim_workdir(workdir, each, write=first)
-    options = training.cpu_compiler_options()
     measured_on = data.load(
         config.data.name,
         config.sweep.split,
@@ -100,14 +102,25 @@ def _train_and_sweep(config, seeds: tuple[int, ...], workdirs: list[pathlib.Path
         measured_on,
         batch_size=config.sweep.batch_size,
         examples=config.run.eval_examples,
-        compiler_options=options,
+        compiler_options=training.cpu_compiler_options(),
     )
     states = training.train_together(
         together, workdirs, evaluate=evaluate, eval_split=config.sweep.split
     )
     trained_s = time.monotonic() - started
+    _sweep(together.experiments, workdirs, states, measured_on, trained_s)
 
-    ladder = experiment.ladder
+
+def _sweep(
+    experiments: Sequence[training.Experiment],
+    workdirs: Sequence[pathlib.Path],
+    states: Sequence[training.TrainState],
+    measured_on: data.Dataset,
+    trained_s: float,
+) -> None:
+    """Measures each run at every depth, writes its table and picture, and prints a summary."""
+    experiment, first = experiments[0], jax.process_index() == 0
+    config, ladder = experiment.config, experiment.ladder
     if config.sweep.depths:
         ladder = ladder.subset(config.sweep.depths)
     sweep = evaluation.Sweep(
@@ -116,9 +129,9 @@ def _train_and_sweep(config, seeds: tuple[int, ...], workdirs: list[pathlib.Path
         measured_on,
         batch_size=config.sweep.batch_size,
         examples=config.sweep.examples,
-        compiler_options=options,
+        compiler_options=training.cpu_compiler_options(),
     )
-    for each, workdir, state in zip(together.experiments, workdirs, states, strict=True):
+    for each, workdir, state in zip(experiments, workdirs, states, strict=True):
         started = time.monotonic()
         step, variables = int(data.unreplicate(state.step)), state.variables
         if config.sweep.checkpoint == "best":
@@ -128,11 +141,8 @@ def _train_and_sweep(config, seeds: tuple[int, ...], workdirs: list[pathlib.Path
         counts = sweep(variables)
         if not first:
             continue
-        base, blocks = unit_costs(
-            experiment.model, data.unreplicate(variables), experiment.example_shape
-        )
-        facts = training.provenance(each, step)
-        table = evaluation.make_table(ladder, counts, base, blocks, facts)
+        costs = unit_costs(each.model, data.unreplicate(variables), each.example_shape)
+        table = evaluation.make_table(ladder, counts, *costs, training.provenance(each, step))
         paths = evaluation.write_results(
             table, workdir, bits_per_parameter=config.sweep.bits_per_parameter
         )
@@ -164,21 +174,6 @@ def _workdirs(config, seeds: tuple[int, ...]) -> list[pathlib.Path]:
     return [pathlib.Path(f"runs/{training.run_name(config)}_seed{seed}") for seed in seeds]
 
 
-class _BesideTheBar(logging.Handler):
-    """Writes log lines above the progress bar, where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _set_logging(level: int) -> None:
-    """Shows this package's lines; those of its libraries go through absl, warnings only."""
-    handler = _BesideTheBar()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    _log.handlers, _log.propagate = [handler], False
-    _log.setLevel(level)
-
-
 def _set_compilation_cache(folder: str, workdir: pathlib.Path) -> None:
     """Keeps compiled programs on disk, so that a run that goes on does not compile again."""
     if folder == "off":
@@ -188,41 +183,27 @@ def _set_compilation_cache(folder: str, workdir: pathlib.Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run(argv: list[str] | None = None) -> None:
-    """Runs `main` with errors a person can act on in place of tracebacks."""
-    flags.mark_flag_as_required("config")
-
-    def guarded(arguments: list[str]) -> None:
-        try:
-            main(arguments)
-        except training.Preempted as stopped:
-            print(f"saved at step {stopped.step}; the same command goes on from there")
-        except (
-            ValueError,
-            FileNotFoundError,
-            BusyError,
-            training.CheckpointError,
-            training.DivergedError,
-            data.DatasetUnavailableError,
-        ) as error:
-            _log.debug("traceback", exc_info=True)
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
-
-    app.run(guarded, argv=argv, flags_parser=_parse_flags)
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what goes wrong becomes one line."""
+    errors = (
+        BusyError,
+        training.CheckpointError,
+        training.DivergedError,
+        data.DatasetUnavailableError,
+    )
+    command.run(main, errors=errors, parse=_parse_flags, argv=argv)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a field that the config lacks is told in words."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
     except (AttributeError, KeyError, TypeError) as error:  # as ml_collections refuses a field
         reason: BaseException | str = error
         while isinstance(reason, BaseException):  # one may be wrapped in another
             reason = reason.args[0] if reason.args else repr(reason)
         fields = " ".join(each for each in argv if each.startswith("--config."))
-        print(f"error: no such config field in {fields}: {reason}", file=sys.stderr)
-        sys.exit(1)
+        raise ValueError(f"no such config field in {fields}: {reason}") from error
 
 
 if __name__ == "__main__":

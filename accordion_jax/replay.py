@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import load_variables, quantise_int8
@@ -83,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
     methods = [
         accordion(manifest, manifest_bytes(manifest)),
         whole("full model", manifest.size_bytes, manifest.table.full.top1_error),
-        _eight_bits(manifest),
+        # Bits a weight are a matter of networks.
+        *([_eight_bits(manifest)] if runtimes.name_of(manifest) == "networks" else []),
         *map(_small_model, _SMALL.value),
     ]
     times_s = log_times(_HORIZON_S.value)
@@ -120,7 +122,6 @@ def _eight_bits(manifest: Manifest) -> Method:
         return whole(name, size_bytes, manifest.table.full.top1_error)
     logging.getLogger("jax").setLevel(logging.WARNING)
     # Here, not above: without data no model is run, and JAX is not needed.
-    from accordion_jax.delivery import runtimes
     from accordion_jax.delivery.runtimes.networks import error_rate
 
     task = runtimes.make(manifest).task

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from accordion_jax import data, evaluation, training
+from accordion_jax import data, evaluation, tasks, training
 from accordion_jax.data import loading
 from accordion_jax.delivery.bundle.cutting import bundle_parts
 from accordion_jax.delivery.bundle.writing import write_bundle
-from accordion_jax.depth import draw, make_ladder
+from accordion_jax.depth import make_ladder
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs.config import default_config
 from accordion_jax.training import layout
@@ -34,10 +34,11 @@ def make_experiment(
       num_classes: of the images.
     """
     images, labels = work.random_data(options.examples, num_classes)
-    dataset = data.Dataset("random", images, labels, num_classes, work.MEAN, work.STD)
+    task = tasks.Images(work.IMAGE_SHAPE, work.MEAN, work.STD)
+    dataset = data.Dataset("random", task, images, labels, num_classes)
     config = default_config()
     fields = {
-        "model.stage_sizes": (options.depth_n,) * 3,
+        "model.arguments.stage_sizes": (options.depth_n,) * 3,
         "model.dtype": options.precision,
         "train.batch_size": options.batch_size,
         "data.name": "random",
@@ -65,7 +66,7 @@ def write_random_bundle(folder: pathlib.Path, depth_n: int) -> pathlib.Path:
     )
     errors = np.array([round(9000 * 0.95**configuration.depth) for configuration in ladder])
     counts = evaluation.Counts(10_000, errors, np.ones(len(ladder)))
-    costs = unit_costs(model, variables, work.IMAGE_SHAPE)
+    costs = unit_costs(model, variables, experiment.example_shape)
     parts = bundle_parts(
         variables,
         base_names=model.base_names,
@@ -99,11 +100,12 @@ def compile_step(
       seeds: of the runs that take it at once.
     """
     together = _together(experiment, devices, seeds)
-    arguments = together.shapes.keep(experiment.units(skip_mask)), *_data(together)
+    draw = training.single(skip_mask)
+    arguments = together.shapes.keep(experiment.units(draw)), *_data(together)
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((len(devices), *x.shape), x.dtype), arguments
     )
-    mapped: Any = together.mapped_step(skip_mask, devices)
+    mapped: Any = together.mapped_step(draw, devices)
     return mapped.lower(*shapes).compile()
 
 
@@ -116,11 +118,11 @@ def _together(
 
 
 def _data(together: training.Together) -> tuple:
-    """What a step is given beside its state, on a device: order, images, labels, key."""
+    """What a step is given beside its state: order (as they lie), inputs, targets, key."""
     dataset, several = together.experiment.train, len(together.seeds) > 1
     order = np.arange(len(dataset), dtype=np.int32)
     orders = np.stack([order] * len(together.seeds)) if several else order
-    return orders, dataset.rows, dataset.labels, together.key
+    return orders, dataset.rows, dataset.targets, together.key
 
 
 class Ours:
@@ -151,22 +153,21 @@ class Ours:
         self.compiler_options = training.cpu_compiler_options()
         self.variants = training.Variants(self.step_of, self.compiler_options)
 
-    def step_of(self, skip_mask: SkipMask) -> tuple[Callable, tuple]:
-        """Returns the mapped step of a skip mask, and what it is given."""
-        return self.together.mapped_step(skip_mask, self._devices), self._arguments(skip_mask)
+    def step_of(self, draw: training.Draw) -> tuple[Callable, tuple]:
+        """Returns the mapped step of a draw, and what it is given."""
+        return self.together.mapped_step(draw, self._devices), self._arguments(draw)
 
-    def _arguments(self, skip_mask: SkipMask) -> tuple:
-        return self.state.keep(self.experiment.units(skip_mask)), *self._data
+    def _arguments(self, draw: training.Draw) -> tuple:
+        return self.state.keep(self.experiment.units(draw)), *self._data
 
     def drawn(self, steps: int) -> list[SkipMask]:
         """Returns the skip masks of the first steps, as the run draws them."""
-        ladder, policy = self.experiment.ladder, self.experiment.policy
-        seed = self.experiment.depth_seed
-        return [ladder[draw(policy, seed=seed, step=i)].skip_mask for i in range(steps)]
+        return [self.experiment.draw(step).skip_mask for step in range(steps)]
 
     def start(self, skip_mask: SkipMask) -> dict[str, jax.Array]:
         """Starts a step; returns its metrics, which are there when it is done."""
-        updated, metrics = self.variants(skip_mask)(*self._arguments(skip_mask))
+        draw = training.single(skip_mask)
+        updated, metrics = self.variants(draw)(*self._arguments(draw))
         self.state = self.state.merge(updated)
         return metrics
 
@@ -180,7 +181,7 @@ class Ours:
     def compile(self, skip_masks: Sequence[SkipMask], workers: int = 0) -> float:
         """Compiles steps, several at once (0: one a core); returns the seconds."""
         started = time.perf_counter()
-        for _ in self.variants.compile_ahead(skip_masks, workers):
+        for _ in self.variants.compile_ahead(map(training.single, skip_masks), workers):
             pass
         return time.perf_counter() - started
 
@@ -222,7 +223,7 @@ class Ours:
 
     def program(self) -> str:
         """Returns the text of the compiled full step."""
-        return self.variants(self.options.full).as_text()  # type: ignore[attr-defined]
+        return self.variants(training.single(self.options.full)).as_text()  # type: ignore[attr-defined]
 
     def hardware(self) -> str:
         """Returns how many devices of what kind it runs on."""

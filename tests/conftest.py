@@ -17,7 +17,8 @@ import pytest
 from tests.commands import ROOT, command_environment
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# The same small networks are compiled by many tests: once is enough.
+# The same small networks are compiled by many tests: once is enough. Each of pytest's workers has a
+# folder of its own: JAX writes into it file by file, and another process may read half a file.
 _CACHE = tempfile.TemporaryDirectory(prefix="accordion-compilations-")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -35,11 +36,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ours")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that pytest's workers end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def run_command():
     """Runs ``python -m MODULE ARGUMENTS`` and returns the finished process, output as text."""
 
-    def run(module: str, *arguments: object, devices: int = 1, timeout: float = 300):
+    def run(module: str, *arguments: object, devices: int = 1, timeout: float = 1200):
         return subprocess.run(
             [sys.executable, "-m", module, *map(str, arguments)],
             cwd=ROOT,

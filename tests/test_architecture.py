@@ -197,3 +197,11 @@ def test_nothing_needs_tensorflow_or_pickle(file):
 
 def test_checkpoints_are_written_in_one_file():
     assert [file for file in FILES if "orbax" in outside(file)] == ["training/checkpoints.py"]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) != "models"])
+def test_only_the_models_name_a_family_of_networks(file):
+    tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert "ResNet" not in names

@@ -97,6 +97,7 @@ def test_a_terminal_of_another_encoding_gets_all_that_it_can_show(fetch, monkeyp
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     done = fetch("--predict=random")
     assert "predictions  16 by coml-3" in done.stdout
+    assert done.stdout.rstrip().endswith("...")
 
 
 def test_a_cache_that_cannot_be_is_refused_in_words(served, fetch, tmp_path, monkeypatch):

@@ -17,11 +17,13 @@ from accordion_jax.depth import LookupTable
 from accordion_jax.runs.reporting import End, read_end
 from tests.commands import ROOT, command_environment
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/quickstart.py"
 # A small network on few steps: what is tested is the job, not what it learns.
 SMALL = (
-    "--config.model.arguments.stage_sizes=(1,1,1)",
-    "--config.model.arguments.channels=(4,8,8)",
+    "--config.model.arguments.stage_sizes=(1,1)",
+    "--config.model.arguments.channels=(4,8)",
     "--config.run.eval_every_epochs=0",
     "--config.run.log_every_steps=10",
 )
@@ -51,12 +53,12 @@ def start(*arguments, devices=1):
     )
 
 
-def finish(process, timeout=300):
+def finish(process, timeout=1200):
     output, _ = process.communicate(timeout=timeout)
     return output
 
 
-def wait_for(condition, process, timeout=240.0):
+def wait_for(condition, process, timeout=1200.0):
     """Polls until the condition holds; fails where the process ends first."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
@@ -111,7 +113,7 @@ def test_writes_everything_and_ends_with_a_summary(unbroken):
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
     assert checkpoint_steps(workdir) == [38, 39, 40]
     table = LookupTable.read(workdir)
-    assert [row.depth for row in table.rows] == [0, 1, 2, 3]
+    assert [row.depth for row in table.rows] == [0, 1, 2]
     assert {row.examples for row in table.rows} == {360}
     assert table.provenance["step"] == table.provenance["total_steps"] == 40
     assert f"workdir: {workdir}" in output
@@ -190,7 +192,7 @@ def test_a_finished_run_only_sweeps_again(unbroken, cache):
     assert process.returncode == 0, output
     assert (workdir / "metrics.jsonl").read_text() == before
     table = LookupTable.read(workdir)
-    assert [(row.depth, row.examples) for row in table.rows] == [(1, 100), (3, 100)]
+    assert [(row.depth, row.examples) for row in table.rows] == [(1, 100), (2, 100)]
 
 
 @pytest.mark.parametrize(
@@ -198,8 +200,8 @@ def test_a_finished_run_only_sweeps_again(unbroken, cache):
     [
         (("--config.train.epoch=3",), 'Did you mean "epochs" instead of "epoch"?'),
         (
-            ("--config.policy.name=listed", "--config.policy.probabilities=(0.5,0.1,0.1,0.1)"),
-            "error: the policy's 4 probabilities sum to 0.8, not to 1",
+            ("--config.policy.name=listed", "--config.policy.probabilities=(0.5,0.2,0.1)"),
+            "error: the policy's 3 probabilities sum to 0.8, not to 1",
         ),
         (("--config.train.steps=41",), "config.train.steps: 40 -> 41"),
         (("extra",), "unexpected argument 'extra'"),
@@ -289,6 +291,7 @@ def test_several_seeds_at_once_leave_a_run_each(tmp_path, processes):
     arguments = (
         *(f"--workdir={tmp_path}", "--seeds=0,2", "--config.policy.seed=0"),
         *("--config.train.steps=4", "--config.run.compilation_cache=off"),
+        "--config.policy.full_probability=1.0",  # so that one step is compiled
     )
     output = finish(start(*arguments)) if processes == 1 else finish_together(*arguments)[0]
     for seed in (0, 2):

@@ -80,6 +80,7 @@ def write_results(
       bits_per_parameter: of the picture's axis; 0 is the true size.
     """
     facts, bits = table.provenance, bits_per_parameter
+    written = table.write(workdir)  # first: where it is refused, nothing is drawn
     picture = draw_error_vs_size(
         [average_seeds(facts["name"], [table], bits)],
         pathlib.Path(workdir) / "error_vs_size.png",
@@ -87,13 +88,12 @@ def write_results(
         axis=f"{bits} bits a parameter" if bits else facts["precision"],
         error_name=error_name([table]),
     )
-    return [*table.write(workdir), pathlib.Path(picture)]
+    return [*written, pathlib.Path(picture)]
 
 
 def summarise(table: LookupTable) -> str:
     """Returns the rows worth sending (`LookupTable.pareto`) as text."""
-    error_name = table.provenance.get("error_name", "top-1 error")
-    lines = [f"blocks  stages      Mbit   bytes  MMACs  {error_name} (95 % interval)"]
+    lines = [f"blocks  stages      Mbit   bytes  MMACs  {error_name([table])} (95 % interval)"]
     for row in table.pareto():
         stages = "/".join(map(str, row.stage_blocks))
         lines.append(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,6 +115,8 @@ def _counter(model: Network, skip_masks: tuple[SkipMask, ...], task: Task) -> Ca
         outputs: jax.Array = model.apply(
             variables, task.prepare(picked), skip_masks=skip_masks, method="truncations"
         )
+        chex.assert_shape(outputs, (len(skip_masks), *targets.shape[1:], None))
+        chex.assert_type(outputs, jnp.float32)
         wanted = jnp.broadcast_to(targets[step], (len(skip_masks), *targets.shape[1:]))
         valid = jnp.broadcast_to(counted[step], wanted.shape)
         losses = task.loss(outputs, wanted)

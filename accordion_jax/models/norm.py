@@ -40,10 +40,11 @@ class BatchNorm(nn.Module):
           train: normalise with the statistics of `x`, and update the running ones.
         """
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        # The type is said: JAX_ENABLE_X64 changes the default, and a run must not depend on it.
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
             return _scale_and_shift(x, (mean.value, var.value), scale, bias, self.epsilon)
         y, batch = _normalise(x, scale, bias, self.epsilon, self.axis_name)

@@ -244,6 +244,9 @@ def own_fields(
 ) -> dict[str, Any]:
     """Returns the fields of a section that the one it names has, such as a policy's own.
 
+    Fields of the default config that belong to another (the paper's policy, SGD, images) are passed
+    over, so that ``--config.policy.name`` alone chooses another.
+
     Args:
       config: of a run.
       section: "policy", "data" or "optimizer".
@@ -251,19 +254,16 @@ def own_fields(
       whose: what to call it in an error.
 
     Raises:
-      ValueError: another field of the section was set, which would be without effect; names it.
+      ValueError: the section has a field that is neither; names it.
     """
-    known, defaults = tuple(known), to_jsonable(default_config()[section])
-    taken = {name: value for name, value in config[section].items() if name in known}
-    for name, value in to_jsonable(config[section]).items():
-        if name in known or name in _SHARED[section]:
-            continue
-        if name not in defaults or value != defaults[name]:
+    known, defaults = tuple(known), default_config()[section]
+    for name, value in config[section].items():
+        if name not in known and name not in defaults:
             raise ValueError(
                 f"config.{section}.{name}={value!r}: {whose} has no such field; it has "
                 f"{', '.join(known) or 'none'}"
             )
-    return taken
+    return {name: value for name, value in config[section].items() if name in known}
 
 
 # Fields of a section that belong to no one in particular.

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -95,6 +96,9 @@ def weighted_loss(
       [] float32, the weighted sum over the masks of the mean loss; and {"loss": the same, "error":
       the weighted mean of the share of wrong answers}.
     """
+    # A family's answers to a task's questions: here, since afterwards broadcasting hides a mistake.
+    chex.assert_shape(outputs, (len(drawn.skip_masks), *targets.shape, None))
+    chex.assert_type(outputs, jnp.float32)
     each_mask = [outputs[i] for i in range(len(drawn.skip_masks))]
     losses = [task.loss(each, targets).mean() for each in each_mask]
     errors = [jnp.mean(task.wrong(each, targets)) for each in each_mask]

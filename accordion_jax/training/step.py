@@ -7,6 +7,7 @@ step's number are on the devices already.
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -86,6 +87,11 @@ def train_step(
       The new state, and the metrics of `objective.weighted_loss` over the whole batch, a number a
       run.
     """
+    runs = state.step.shape  # () or (runs,)
+    chex.assert_shape(order, (*runs, targets.shape[0]))
+    chex.assert_shape(key, (*runs, 2))
+    chex.assert_type([order, targets, key], [jnp.int32, jnp.int32, jnp.uint32])
+    chex.assert_equal_shape_prefix([targets, *jax.tree.leaves(inputs)], 1)
     local = batch_size // devices
     first = jax.lax.axis_index(AXIS) * local
     steps_per_epoch = targets.shape[0] // batch_size
@@ -127,7 +133,7 @@ def train_step(
     x, y = batch(state.step, order, key)
     gradients, (batch_stats, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
     gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
-    rate = each_run(learning_rate)(state.step.astype(jnp.float32))
+    rate = jnp.asarray(each_run(learning_rate)(state.step.astype(jnp.float32)), jnp.float32)
 
     # To JAX a function of its own, so that it is traced once for all units of the same shapes.
     @jax.jit

@@ -1,6 +1,6 @@
 """Time to the first prediction against time to the full model, over slowed real connections.
 
-    python -m benchmarks.delivery.first_prediction --repeats=3 --mbps=1,5,20,100
+    python -m benchmarks.delivery.first_prediction --repeats=3 --rates_bps=1e6,100e6
 
 ResNet-(6n+2) with random weights (delivery does not look at them), images of 32 x 32, CoML. The
 endpoint runs in a process of its own; the connection is real, and slowed in the client by a token
@@ -26,7 +26,7 @@ from accordion_jax.delivery.device.events import Event
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.links.link import Link, ThrottledTransport
 from accordion_jax.delivery.links.traces import constant
-from accordion_jax.delivery.runtimes.networks import Runtime
+from accordion_jax.delivery.runtimes.runtime import Runtime
 from benchmarks.delivery.setting import endpoint
 from benchmarks.options import DEPTH_N, JSON, REPEATS, run
 from benchmarks.ours import write_random_bundle
@@ -34,18 +34,18 @@ from benchmarks.report import Report
 from benchmarks.timing import Sample
 from benchmarks.work import IMAGE_SHAPE
 
-_MBPS = flags.DEFINE_list("mbps", ["1", "5", "20", "100"], "Rates of the link, Mbit/s.")
+_RATES = flags.DEFINE_list("rates_bps", ["1e6", "5e6", "20e6", "100e6"], "Of the link, bits/s.")
 
 MILESTONES = ("manifest", "base", "first prediction", "full download", "full prediction")
 
 
-def measure(url: str, mbps: float, folder: pathlib.Path) -> dict[str, float]:
+def measure(url: str, rate_bps: float, folder: pathlib.Path) -> dict[str, float]:
     """One device, new to the model: seconds from its request to each milestone.
 
     Raises:
       RuntimeError: the model did not come whole.
     """
-    link = ThrottledTransport(httpx.HTTPTransport(), Link(constant(rate_bps=mbps * 1e6)))
+    link = ThrottledTransport(httpx.HTTPTransport(), Link(constant(rate_bps=rate_bps)))
     image = np.zeros((1, *IMAGE_SHAPE), np.uint8)
     found: dict[str, float] = {}
     with httpx.Client(transport=link) as client:
@@ -91,13 +91,13 @@ def main() -> None:
         with Report(title, JSON.value) as report, endpoint(folder / "bundles") as (host, port):
             jax.jit(lambda x: x + 1)(1)  # JAX is up before the first request.
             report.table({"Mbit/s": "g"} | dict.fromkeys(MILESTONES, ".2f"))
-            for mbps in map(float, _MBPS.value):
+            for rate_bps in map(float, _RATES.value):
                 runs = [
-                    measure(f"http://{host}:{port}", mbps, folder / f"cache-{mbps:g}-{run}")
-                    for run in range(REPEATS.value)
+                    measure(f"http://{host}:{port}", rate_bps, folder / f"cache-{rate_bps:g}-{i}")
+                    for i in range(REPEATS.value)
                 ]
                 samples = (Sample(tuple(run[name] for run in runs)) for name in MILESTONES)
-                report.row(mbps, *samples)
+                report.row(rate_bps / 1e6, *samples)
 
 
 if __name__ == "__main__":

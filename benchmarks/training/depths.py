@@ -7,8 +7,8 @@ the largest difference. Under BlockCoML the kept blocks are a fair sample of all
 are the first ones, and on a CPU those cost more than the last: as many operations, on four and
 sixteen times as much memory.
 
---trace=FOLDER also records a few full steps with JAX's profiler. What bounds a step (time by
-operation, roofline, memory) is then shown by XProf: pip install xprof; xprof --logdir=FOLDER.
+--trace=FOLDER also records three full steps with JAX's profiler. XProf then shows their timeline,
+on a GPU or TPU what bounds them too: pip install xprof; xprof --logdir=FOLDER.
 
 Time on two CPU cores: one minute for --depth_n=3, five for ResNet-56.
 """

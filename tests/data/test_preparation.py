@@ -69,12 +69,15 @@ def test_an_archive_put_by_hand_is_used_without_a_network(dead_archive, tmp_path
     assert as_set(loaded.inputs, loaded.targets) == as_set(*dead_archive.arrays["test"])
 
 
-def test_without_network_or_data_says_what_to_do_and_soon(dead_archive, tmp_path, put_by_hand):
-    start = time.monotonic()
+def test_without_network_or_data_says_what_to_do_and_soon(
+    dead_archive, tmp_path, put_by_hand, monkeypatch
+):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(data.DatasetUnavailableError) as caught:
         data.load("cifar10", "train", data_dir=tmp_path)
     # TFDS alone retries for more than three minutes.
-    assert time.monotonic() - start < 10
+    assert sum(waits) < 10
     manual = tmp_path / "downloads" / "manual" / "cifar-10-binary.tar.gz"
     for part in ("cifar10", tmp_path, dead_archive.description.url, "refused", manual):
         assert str(part) in str(caught.value)
@@ -190,7 +193,7 @@ def test_two_processes_at_once_prepare_once_and_get_the_same(dead_archive, tmp_p
         )
         for _ in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     results = [output.split("RESULT ")[1].split() for output in outputs]
     assert sorted(count for count, _ in results) == ["0", "1"]

@@ -1,5 +1,6 @@
 """docs/extending.md: each worked example trains, and what it makes is right on the device."""
 
+import contextlib
 import re
 
 import numpy as np
@@ -82,18 +83,16 @@ def bundled(folder, experiment, variables, table):
 def on_the_device(tmp_path, bundle, inputs):
     """What the device answers at each configuration of a bundle, fetched over HTTP."""
     answers = {}
-    with serving(bundle) as (url, _):
-        transport = HttpTransport(url)
+    with serving(bundle) as (url, _), contextlib.ExitStack() as stack:
+        transport = stack.enter_context(contextlib.closing(HttpTransport(url)))
         device = Device(transport, SegmentCache(tmp_path / "cache"))
-        device.connect()
+        stack.enter_context(contextlib.closing(device)).connect()
         runtime = Runtime(device, batch_sizes=(len(inputs),))
+        stack.enter_context(contextlib.closing(runtime))
         for configuration in read_manifest(bundle).ladder:
             device.upgrade(configuration.name)
             assert runtime.wait(120, configuration=configuration.name), runtime.problems
             answers[configuration.name] = runtime.predict(inputs).outputs
-        runtime.close()
-        device.close()
-        transport.close()
     return answers
 
 

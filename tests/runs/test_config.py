@@ -121,10 +121,10 @@ PAPERS = {"full_probability": 0.5, "min_depth": 1}
     [
         ("policy", tuple(PAPERS), {}, PAPERS),
         ("policy", ("probabilities",), {"probabilities": (1.0,)}, {"probabilities": (1.0,)}),
-        ("policy", ("probabilities",), {"min_depth": 2}, "min_depth=2: X has no such field"),
+        ("policy", ("probabilities",), {"min_depth": 2}, {"probabilities": ()}),
         ("policy", ("probabilities",), {"trace": "a"}, "trace='a': X has no such field"),
         ("data", (), {}, {}),
-        ("data", (), {"pad": 0}, "pad=0: X has no such field; it has none"),
+        ("data", (), {"crop": 0}, "crop=0: X has no such field; it has none"),
     ],
 )
 def test_a_field_goes_to_whose_it_is_or_is_refused(section, known, changes, found):

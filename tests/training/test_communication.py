@@ -5,6 +5,7 @@ import functools
 import jax
 import pytest
 
+from accordion_jax import training
 from benchmarks.compilers.hlo import collectives
 from benchmarks.ours import compile_step, make_experiment
 from benchmarks.work import Options
@@ -33,7 +34,7 @@ def sent(mask, devices, cross_replica=False):
 
 def numbers(mask, *names):
     """How many numbers of these parts of the state the units hold that a mask keeps."""
-    kept = tiny().shapes.keep(tiny().units(mask))
+    kept = tiny().shapes.keep(tiny().units(training.single(mask)))
     return sum(x.size for name in names for x in jax.tree.leaves(getattr(kept, name)))
 
 

@@ -87,6 +87,7 @@ def test_what_is_placed_is_fetched_and_split_as_it_was(seeds):
         assert all(x.flags.c_contiguous for x in jax.tree.leaves(fetched))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seeds", "order"), [(SEEDS[:1], "OHWI"), (SEEDS, "OHWI"), (SEEDS[:1], "OIHW")]
 )
@@ -106,6 +107,7 @@ def test_a_run_is_the_same_in_any_order(tmp_path, seeds, order):
     assert np.any(trained != np.asarray(first))
 
 
+@pytest.mark.slow
 def test_a_run_begun_in_one_order_goes_on_in_another(tmp_path):
     make = functools.partial(make_runs, SEEDS[:1])
     whole, parts = (folders(tmp_path / name, SEEDS[:1]) for name in ("whole", "parts"))

@@ -128,5 +128,13 @@ def test_one_mask_of_weight_one_adds_nothing_to_the_program(dataset):
     assert program(Draw((SHORT,), (0.5,))) != as_it_is
 
 
+@pytest.mark.parametrize("shape", [(2, 16), (1, 8, 10), (2, 16, 10, 1)])
+def test_answers_of_another_shape_are_refused_before_they_are_broadcast(shape):
+    with pytest.raises(AssertionError, match=r"shape"):
+        objective.weighted_loss(
+            Draw((SHORT, FULL), (0.5, 0.5)), TASK, jnp.zeros(shape), jnp.zeros(16, jnp.int32)
+        )
+
+
 def test_objectives_are_chosen_by_name():
     assert objective.OBJECTIVES["drawn_depth"] is drawn_depth

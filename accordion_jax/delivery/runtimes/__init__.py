@@ -35,6 +35,11 @@ RUNTIMES = {
 _DEFAULT = "networks"
 
 
+def name_of(manifest: Manifest) -> str:
+    """Returns what a manifest calls the runtime it asks for; it may not be known here."""
+    return manifest.model.get("runtime", _DEFAULT)
+
+
 def find(manifest: Manifest) -> type[Model]:
     """Returns the class that runs a manifest's model; loads its module and what that imports.
 
@@ -42,7 +47,7 @@ def find(manifest: Manifest) -> type[Model]:
       ModelError: the manifest names a runtime that is not known, or one that needs a package which
         is not installed; says which extra to install.
     """
-    name = manifest.model.get("runtime", _DEFAULT)
+    name = name_of(manifest)
     entry = RUNTIMES.get(name) if isinstance(name, str) else None
     if entry is None:
         raise ModelError(
@@ -93,4 +98,4 @@ def _in_words(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else repr(error)
 
 
-__all__ = ["RUNTIMES", "Entry", "Model", "find", "make"]
+__all__ = ["RUNTIMES", "Entry", "Model", "find", "make", "name_of"]

@@ -1,5 +1,6 @@
 """Examples as a person keeps them: read from a file with checks, counted, cut into batches."""
 
+import math
 import pathlib
 import zipfile
 import zlib
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.tasks import Spec, Task
+
+_MOST_RANDOM_BYTES = 10**9
 
 _DAMAGED = (
     ValueError,
@@ -96,6 +99,9 @@ def random_examples(task: Task, number: int) -> Any:
     """Returns inputs drawn at random, the same each time: a tree like ``task.inputs``.
 
     Bytes are uniform, floats standard normal; other integers are 0 or 1, which each vocabulary has.
+
+    Raises:
+      ValueError: they would take more than a gigabyte.
     """
     rng = np.random.default_rng(0)
 
@@ -105,6 +111,12 @@ def random_examples(task: Task, number: int) -> Any:
         if isinstance(spec, tuple | list) and not isinstance(spec, Spec):
             return type(spec)(draw(each) for each in spec)
         shape, dtype = (number, *spec.shape), np.dtype(spec.dtype)
+        size_bytes = math.prod(shape) * dtype.itemsize
+        if size_bytes > _MOST_RANDOM_BYTES:
+            raise ValueError(
+                f"{number} {task.example_name}s of the model take more than the "
+                f"{_MOST_RANDOM_BYTES} bytes that are drawn at random: give a file of some"
+            )
         if dtype.kind == "f":
             return rng.standard_normal(shape).astype(dtype)
         return rng.integers(0, 256 if dtype == np.uint8 else 2, shape, dtype=dtype)

@@ -67,13 +67,16 @@ class Predictor:
             self._first = f"{seconds:.2f} s after the request, by {configuration.name}"
 
     def finish(self) -> str:
-        """Predicts all examples at the depth in use, and returns how that went; ASCII.
+        """Predicts all examples at the depth in use, and returns how that went.
+
+        In letters that any terminal takes: what names and messages have besides is escaped.
 
         Raises:
           ValueError: there is not one target an answer.
         """
         try:
-            return "\n".join(self._report()).encode("ascii", "backslashreplace").decode()
+            # As in a literal, but for the quotes around it.
+            return "\n".join(ascii(line)[1:-1] for line in self._report())
         finally:
             for runtime in self._runtimes:
                 runtime.close()

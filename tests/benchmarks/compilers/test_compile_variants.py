@@ -2,6 +2,7 @@
 
 import pytest
 
+from accordion_jax import training
 from benchmarks.ours import Ours
 from benchmarks.work import Options
 from tests.benchmarks.tables import rows_of
@@ -12,7 +13,8 @@ OPTIONS = Options(depth_n=2, batch_size=8, examples=16)
 def test_stages_are_scanned_where_that_is_measured():
     loops = {}
     for scan in (False, True):
-        function, arguments = Ours(OPTIONS, {"run.scan_stages": scan}).step_of(OPTIONS.mask(2))
+        run = Ours(OPTIONS, {"run.scan_stages": scan})
+        function, arguments = run.step_of(training.single(OPTIONS.mask(2)))
         text = function.lower(*arguments).as_text()
         # The stem, and the gradient of its kernel; the two of a block, and two gradients each.
         assert text.count("stablehlo.convolution") == 2 + 2 * 3

@@ -9,9 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install torch")
 
 from accordion_jax import data  # noqa: E402
+from accordion_jax.tasks.augmentation import apply_augmentation  # noqa: E402
 from benchmarks.ours import Ours  # noqa: E402
 from benchmarks.training import torch_peer  # noqa: E402
-from benchmarks.work import MEAN, NUM_CLASSES, STD, Options  # noqa: E402
+from benchmarks.work import NUM_CLASSES, Options, random_data  # noqa: E402
 from tests.benchmarks.tables import rows_of  # noqa: E402
 
 OPTIONS = Options(depth_n=1, batch_size=8, examples=64, sweep_examples=16, sweep_batch_size=8)
@@ -37,11 +38,11 @@ def parameters(model):
 
 
 def test_every_truncation_has_the_same_logits(ours, peer):
-    images = ours.experiment.train.images[:4]
+    images = ours.experiment.train.inputs[:4]
     variables = data.unreplicate(ours.variables)
     masks = ours.experiment.ladder.skip_masks
     wanted = ours.experiment.model.apply(
-        variables, data.normalise(images, MEAN, STD), skip_masks=masks, method="truncations"
+        variables, ours.experiment.task.prepare(images), skip_masks=masks, method="truncations"
     )
     peer.model.eval()
     x = peer._normalise(torch.tensor(images).permute(0, 3, 1, 2))
@@ -54,12 +55,11 @@ def test_every_truncation_has_the_same_logits(ours, peer):
 
 def test_a_step_moves_both_alike_and_no_skipped_block(ours, peer):
     before = parameters(peer.model)
-    rows = np.asarray(ours.order)
     for step, depth in enumerate((2, 3, 2)):  # the third has momentum, and skips a moved block
         moved = parameters(peer.model)
-        batch = rows[step * 8 : step * 8 + 8]
-        images = torch.tensor(ours.experiment.train.images[batch]).permute(0, 3, 1, 2)
-        labels = torch.tensor(ours.experiment.train.labels[batch], dtype=torch.int64)
+        batch = slice(step * 8, step * 8 + 8)  # our side takes the examples in their order
+        images = torch.tensor(ours.experiment.train.inputs[batch]).permute(0, 3, 1, 2)
+        labels = torch.tensor(ours.experiment.train.targets[batch], dtype=torch.int64)
         peer.update(images.contiguous(), labels, OPTIONS.mask(depth))
         ours.train([OPTIONS.mask(depth)])
         for name, value in parameters(peer.model).items():
@@ -80,14 +80,14 @@ def test_a_step_moves_both_alike_and_no_skipped_block(ours, peer):
 
 
 def test_crops_and_flips_are_ours():
-    images, _ = torch_peer.random_data(6)
+    images, _ = random_data(6)
     offsets = np.array([[0, 0], [8, 8], [4, 4], [0, 8], [3, 1], [5, 7]])
     flips = np.array([False, True, True, False, True, False])
     padded = torch.tensor(np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0))))
     found = torch_peer.crop_and_flip(
         padded, torch.arange(6), torch.tensor(offsets), torch.tensor(flips)
     )
-    wanted = data.apply_augmentation(
+    wanted = apply_augmentation(
         jnp.asarray(images), jnp.asarray(offsets, jnp.int32), jnp.asarray(flips), 4
     )
     np.testing.assert_array_equal(found.permute(0, 2, 3, 1), np.asarray(wanted))

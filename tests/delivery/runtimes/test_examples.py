@@ -168,3 +168,11 @@ def test_random_examples_are_of_the_task_and_the_same_each_time():
     assert pairs["left"].shape == (6, 2)
     assert set(pairs["right"]) == {0, 1}
     assert pairs["right"].dtype == np.int32
+
+
+def test_random_examples_that_no_memory_holds_are_refused():
+    # A shape comes from a manifest: it may say anything.
+    for side in (10**5, 10**300):
+        huge = Images((side, side, 1), (0.5,), (0.5,))
+        with pytest.raises(ValueError, match="more than the 1000000000 bytes that are drawn at"):
+            random_examples(huge, 16)

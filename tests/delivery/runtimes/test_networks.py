@@ -210,6 +210,7 @@ def described(bundle, **changes):
         ({"family": "transformer"}, "'transformer' is not known"),
         ({"arguments": {"wings": 2}}, "'wings'"),
         ({"arguments": {}}, "num_classes"),
+        ({"arguments": {"num_classes": 10, "channels": [1, 2]}}, "channels=(1, 2) must have one"),
         ({"input": {}}, "kind None is not known"),
         ({"input": INPUT | {"kind": "smells"}}, "kind 'smells' is not known here"),
         ({"input": INPUT | {"shape": "wide"}}, "wanted"),
@@ -227,9 +228,8 @@ def test_a_description_of_no_network_is_refused_in_words(resnet, changes, messag
     "arguments",
     [
         {"channels": [8, 32, 64]},
-        {"stage_sizes": [1, 1]},
+        {"stage_sizes": [2, 1, 1]},
         {"num_classes": 3},
-        {"channels": [64, 32, 16]},
     ],
 )
 def test_segments_of_another_network_are_refused_in_words(resnet, arguments):

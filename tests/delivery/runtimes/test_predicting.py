@@ -46,10 +46,17 @@ def test_without_labels_nothing_is_measured(forest, predict, tmp_path):
     assert said[1:] == [f"predictions  3 by groups-4: {answers}"]
 
 
-def test_random_examples_are_predicted_in_ascii(forest, predict):
-    said = predict(forest[0], "random")
-    assert "predictions  16 by groups-4: " in said
-    assert said.isascii()
+def test_random_examples_are_predicted(forest, predict):
+    assert "predictions  16 by groups-4: " in predict(forest[0], "random")
+
+
+def test_any_terminal_takes_what_it_says(forest, make_virtual):
+    device, _ = make_virtual(forest[0], 10.0)
+    device.connect()
+    predictor = Predictor(device, "random", 0.0)
+    predictor._runtime.problems.append("caf\u00e9 \u2026 \x1b[31m")
+    device.upgrade()
+    assert "problem      caf\\xe9 \\u2026 \\x1b[31m" in predictor.finish()
 
 
 def test_where_nothing_has_arrived_it_says_so(forest, predict):

@@ -1,5 +1,6 @@
 """What every runtime has in common, shown with a network and with a forest."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -103,6 +104,7 @@ def test_a_step_down_to_a_compiled_configuration_is_immediate(model, make_virtua
     device.step_down(depth=1 if len(manifest.ladder) > 2 else 0)
     assert runtime.wait(WAIT_S, configuration=device.in_use.name)
     assert throttled.body_bytes == moved
+    assert all(before != after for before, after in itertools.pairwise(swaps))
 
 
 def test_a_damaged_file_is_found_when_it_is_loaded_and_fetched_again(
@@ -144,7 +146,7 @@ def test_it_keeps_predicting_when_the_link_is_lost(model, make_virtual, running)
     runtime = running(device)
     device.fetch(max_bytes=manifest.segments[0].size_bytes)
     assert runtime.wait(WAIT_S)
-    served.faults = [Fault(status=503)] * 5
+    served.faults = [Fault(status=503)] * 50
     before = runtime.predict(make_inputs(1))
     outcome = device.upgrade()
     assert "gave up after" in outcome.problems[0]
