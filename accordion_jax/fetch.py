@@ -18,7 +18,7 @@ from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.connection import environment_client
 from accordion_jax.delivery.device.device import Device
-from accordion_jax.delivery.device.progress import Progress, summary
+from accordion_jax.delivery.device.progress import TransferProgress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import CacheLimitError, DeliveryError
 from accordion_jax.delivery.runtimes.predicting import Predictor
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
         device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
-        progress = Progress(device)
+        progress = TransferProgress(device)
         device.add_listener(progress)
         start_s = device.clock.now()
         device.connect(

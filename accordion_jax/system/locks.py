@@ -29,7 +29,8 @@ class Lock:
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
-        self._lock = filelock.FileLock(self.path, thread_local=False)
+        # Its soft lock is a file that outlives a process that is killed.
+        self._lock = filelock.FileLock(self.path, thread_local=False, fallback_to_soft=False)
         self._without = False
 
     def acquire(self, *, wait: bool = False, on_wait: Callable[[], None] | None = None) -> bool:
@@ -64,6 +65,11 @@ class Lock:
         self._without = False
         if self._lock.is_locked:
             self._lock.release()
+
+    @property
+    def keeps_others_out(self) -> bool:
+        """Whether it is held, and by a lock: False where it is only believed to be."""
+        return self._lock.is_locked
 
     @property
     def is_held(self) -> bool:

@@ -4,11 +4,9 @@ A manifest is one JSON document. Its ``model_id`` is the digest of everything el
 the segments included, so that an id names one model, for ever. Nothing in it is executable.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import pathlib
 import re
@@ -17,8 +15,10 @@ from typing import Any
 
 import jsonschema
 
+from accordion_jax.delivery.bundle.consistency import check_references
 from accordion_jax.delivery.errors import ManifestError
 from accordion_jax.depth import LookupTable, Row, SkipMask
+from accordion_jax.system.text import short
 
 FORMAT = "accordion-bundle"
 FORMAT_VERSION = 1
@@ -180,7 +180,7 @@ class Manifest:
             table=table,
             provenance=document["provenance"],
         )
-        _check_references(manifest, source)
+        check_references(manifest, source)
         return manifest
 
     def to_bytes(self) -> bytes:
@@ -318,11 +318,11 @@ def _parse(data: bytes, source: str) -> Any:
 def _check_version(document: Any, source: str) -> None:
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
-        raise ManifestError(f"{source} has format={_short(found)}; wanted {FORMAT!r}")
+        raise ManifestError(f"{source} has format={short(found)}; wanted {FORMAT!r}")
     version = document.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise ManifestError(
-            f"{source} has format_version={_short(version)}; this version of accordion_jax reads "
+            f"{source} has format_version={short(version)}; this version of accordion_jax reads "
             f"{FORMAT_VERSION}: upgrade accordion_jax, or write the bundle again"
         )
 
@@ -333,8 +333,8 @@ def _check_schema(document: Any, source: str) -> None:
     if error is not None:
         where = "/".join(map(str, error.path)) or "the document"
         raise ManifestError(
-            f"{source}: {where} is {_short(error.instance)}, which breaks "
-            f"{error.validator}={_short(error.validator_value)} of manifest.schema.json"
+            f"{source}: {where} is {short(error.instance)}, which breaks "
+            f"{error.validator}={short(error.validator_value)} of manifest.schema.json"
         )
 
 
@@ -370,81 +370,3 @@ def _content_digest(document: dict[str, Any], source: str) -> str:
         return digest(canonical_json({k: v for k, v in document.items() if k != "model_id"}))
     except ValueError as error:  # a number like 1e999, or half of a surrogate pair
         raise ManifestError(f"{source} has a value that JSON cannot carry: {error}") from error
-
-
-def _check_references(manifest: Manifest, source: str) -> None:
-    order = [segment.name for segment in manifest.segments]
-    _check_unique(order, "segments", source)
-    _check_unique([configuration.name for configuration in manifest.ladder], "ladder", source)
-    earlier: set[str] = set()
-    for segment in manifest.segments:
-        late = [name for name in segment.depends_on if name not in earlier]
-        earlier.add(segment.name)
-        if late:
-            raise ManifestError(
-                f"{source}: segment {segment.name!r} depends on {late[0]!r}, which is not sent "
-                f"before it; sending order: {_short(order)}"
-            )
-        if segment.tensor_bytes > segment.size_bytes:
-            raise ManifestError(
-                f"{source}: segment {segment.name!r} has tensor_bytes={segment.tensor_bytes}, more "
-                f"than its file's size_bytes={segment.size_bytes}"
-            )
-    sizes = {segment.sha256: segment.size_bytes for segment in manifest.segments}
-    for segment in manifest.segments:
-        if sizes[segment.sha256] != segment.size_bytes:
-            raise ManifestError(
-                f"{source}: two segments have sha256={segment.sha256} but {segment.size_bytes} and "
-                f"{sizes[segment.sha256]} bytes"
-            )
-    _check_ladder(manifest, order, source)
-
-
-def _check_ladder(manifest: Manifest, order: list[str], source: str) -> None:
-    for configuration in manifest.ladder:
-        count = len(configuration.segments)
-        if list(configuration.segments) != order[:count]:
-            raise ManifestError(
-                f"{source}: configuration {configuration.name!r} needs "
-                f"{_short(configuration.segments)}; wanted the first {count} of the sending order, "
-                f"{_short(order[:count])}, so that every prefix of it is a model that runs"
-            )
-    for small, large in itertools.pairwise(manifest.ladder):
-        if len(small.segments) >= len(large.segments):
-            raise ManifestError(
-                f"{source}: configuration {large.name!r} must need more segments than "
-                f"{small.name!r}; they need {len(large.segments)} and {len(small.segments)}"
-            )
-        grown = len(small.skip_mask) == len(large.skip_mask) and all(
-            was or not now for was, now in zip(small.skip_mask, large.skip_mask, strict=True)
-        )
-        if not grown:
-            raise ManifestError(
-                f"{source}: the skip mask of {large.name!r} must be as long as that of "
-                f"{small.name!r}, and keep all that it keeps"
-            )
-    full = manifest.ladder[-1]
-    if len(full.segments) != len(order):
-        raise ManifestError(
-            f"{source}: no configuration needs segment {order[len(full.segments)]!r}; the last, "
-            f"{full.name!r}, must need all {len(order)}"
-        )
-    wanted = [configuration.name for configuration in manifest.ladder]
-    found = [row.configuration for row in manifest.table.rows]
-    if found != wanted:
-        raise ManifestError(
-            f"{source}: the look-up table has rows {_short(found)}; wanted one a configuration of "
-            f"the ladder, {_short(wanted)}"
-        )
-
-
-def _check_unique(names: Sequence[str], what: str, source: str) -> None:
-    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
-    if repeated:
-        raise ManifestError(f"{source}: {what} has two entries named {repeated[0]!r}")
-
-
-def _short(value: Any) -> str:
-    """A value for an error message, cut to a length that a person reads."""
-    text = ascii(value)
-    return text if len(text) <= 120 else text[:117] + "..."

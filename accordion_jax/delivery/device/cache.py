@@ -36,6 +36,8 @@ from accordion_jax.delivery.errors import (
 from accordion_jax.system.files import write_whole
 from accordion_jax.system.locks import Lock, locked
 
+_PINS_S = 24 * 3600.0
+
 
 class SegmentCache:
     """Segments on disk, shared by any number of processes.
@@ -292,9 +294,10 @@ class SegmentCache:
         for path in (self.folder / "locks").glob("*.pins"):
             if path == self._pins_path:
                 continue
-            # Whoever holds the lock of its pins is alive; the pins of the dead are deleted.
+            # Whoever holds the lock of its pins is alive; the pins of the dead are deleted. Without
+            # locks nobody knows: then pins hold for a day.
             lock = Lock(path.with_suffix(".pinlock"))
-            if lock.acquire():
+            if lock.acquire() and (lock.keeps_others_out or _age_s(path) > _PINS_S):
                 path.unlink(missing_ok=True)
                 lock.release()
                 path.with_suffix(".pinlock").unlink(missing_ok=True)
@@ -308,6 +311,12 @@ def _checked(sha256: str) -> str:
     if not is_digest(sha256):
         raise ValueError(f"{sha256!r} is not a SHA-256: wanted 64 hexadecimal digits in lower case")
     return sha256
+
+
+def _age_s(path: pathlib.Path) -> float:
+    with contextlib.suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
 
 
 def _delete(path: pathlib.Path) -> None:

@@ -8,7 +8,6 @@ Memory: a device holds one received chunk and the manifest. Segments go from the
 disk; who runs the model reads them one at a time.
 """
 
-import dataclasses
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
 from accordion_jax.delivery.device.patience import within
-from accordion_jax.delivery.device.plans import plan_of_endpoint
+from accordion_jax.delivery.device.plans import base_at_least, plan_of_endpoint
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -31,7 +30,7 @@ from accordion_jax.delivery.errors import (
     TransportError,
 )
 from accordion_jax.delivery.links.clock import Clock, RealClock
-from accordion_jax.delivery.planner import Plan, Requirements, plan
+from accordion_jax.delivery.planner import Plan, Requirements
 
 
 class Device:
@@ -229,8 +228,7 @@ class Device:
                     until_s=until_s,
                     on_problem=self._problem,
                 )
-            held = self._target.held
-            return self._base_at_least(plan(self._target.manifest, requirements, held))
+            return base_at_least(self._target, requirements)
 
         return self._run(choose, until_s)
 
@@ -295,19 +293,7 @@ class Device:
 
     def outcome(self) -> Outcome:
         """What the transfer that is running, or the last one, has led to so far."""
-        transfer, in_use, planned = self._transfer, self.in_use, self._transfer.plan
-        now = self.clock.now() if transfer.end_s is None else transfer.end_s
-        return Outcome(
-            configuration=in_use.name if in_use else None,
-            expected_error=self.holding.row(in_use).top1_error if in_use else None,
-            transferred_bytes=transfer.received_bytes,
-            cached_bytes=transfer.cached_bytes,
-            seconds=now - transfer.start_s,
-            throughput_bps=self.throughput.bps(now),
-            unmet=planned.unmet if planned else (),
-            reasons=planned.reasons if planned else (),
-            problems=tuple(transfer.problems),
-        )
+        return self._transfer.outcome(self._holding, self.throughput, self.clock.now())
 
     def forget(self, sha256: str) -> None:
         """A segment turned out to be damaged on the disk: it counts as missing from now on."""
@@ -390,18 +376,6 @@ class Device:
             "something on the way, is broken. Try another server, or write the bundle again"
         )
         return True
-
-    def _base_at_least(self, target: Plan) -> Plan:
-        """A device with nothing to run goes on with the smallest configuration until its deadline.
-
-        The plan says that it will be late; the link may be better than the plan, and what arrives
-        counts next time.
-        """
-        wanted = self._target
-        if wanted.deepest is not None or target.unmet != ("deadline_s",):
-            return target
-        missing = wanted.missing_of(wanted.manifest.ladder[0])
-        return dataclasses.replace(target, missing=missing)
 
     def _check_limit(self, target: Plan) -> None:
         limit = self.cache.limit_bytes

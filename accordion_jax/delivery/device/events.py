@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 
+from accordion_jax.delivery.device.holding import Holding
+from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.planner import Plan
 
@@ -89,3 +91,27 @@ class Transfer:
         """Closes the books."""
         self._bytes = self.received_bytes
         self.end_s = now_s
+
+    def outcome(
+        self, holding: Holding | None, throughput: ThroughputMeter, now_s: float
+    ) -> Outcome:
+        """Returns what it has led to so far.
+
+        Args:
+          holding: of the model in use; None before there is any.
+          throughput: the device's meter.
+          now_s: moment of the device's clock.
+        """
+        in_use = holding.in_use if holding else None
+        end_s = now_s if self.end_s is None else self.end_s
+        return Outcome(
+            configuration=in_use.name if in_use else None,
+            expected_error=holding.row(in_use).top1_error if holding and in_use else None,
+            transferred_bytes=self.received_bytes,
+            cached_bytes=self.cached_bytes,
+            seconds=end_s - self.start_s,
+            throughput_bps=throughput.bps(end_s),
+            unmet=self.plan.unmet if self.plan else (),
+            reasons=self.plan.reasons if self.plan else (),
+            problems=tuple(self.problems),
+        )

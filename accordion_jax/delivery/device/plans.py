@@ -1,5 +1,6 @@
-"""A plan that the endpoint makes, believed as far as the manifest knows of it."""
+"""Plans of a device: made here, or by the endpoint and believed as far as the manifest goes."""
 
+import dataclasses
 from collections.abc import Callable
 
 from accordion_jax.delivery.device.holding import Holding
@@ -43,3 +44,19 @@ def plan_of_endpoint(
     except (TransportError, KeyError, TypeError) as error:
         on_problem(f"the endpoint's plan cannot be used ({error!r}); planning here")
         return plan(manifest, requirements, held)
+
+
+def base_at_least(holding: Holding, requirements: Requirements) -> Plan:
+    """Returns the plan that is made here; a device with nothing to run at least tries the base.
+
+    Where the plan says that not even the smallest configuration comes in time, the link may be
+    better than the plan, and what arrives counts next time.
+
+    Args:
+      holding: of the model that is fetched.
+      requirements: of the device.
+    """
+    made = plan(holding.manifest, requirements, holding.held)
+    if holding.deepest is not None or made.unmet != ("deadline_s",):
+        return made
+    return dataclasses.replace(made, missing=holding.missing_of(holding.manifest.ladder[0]))

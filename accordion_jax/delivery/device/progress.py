@@ -11,7 +11,7 @@ from accordion_jax.delivery.device.events import Event
 from accordion_jax.system.text import printable
 
 
-class Progress:
+class TransferProgress:
     """A listener of a device that draws a bar on a terminal, and writes plain lines elsewhere.
 
     Args:

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import anyio
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -22,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from accordion_jax.delivery.bundle.manifest import digest, is_digest
+from accordion_jax.delivery.endpoint.admission import SMALL_BYTES, Admission, chunk_bytes
 from accordion_jax.delivery.endpoint.http_range import (
     UnsatisfiableRangeError,
     is_unmodified,
@@ -35,9 +37,10 @@ from accordion_jax.delivery.endpoint.openapi import (
     MAX_STREAM_SEGMENTS,
     openapi_document,
 )
-from accordion_jax.delivery.endpoint.store import CHUNK_BYTES, BundleStore, StoredModel
+from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
 from accordion_jax.delivery.planner import Requirements, plan
+from accordion_jax.system.text import short
 
 _log = logging.getLogger(__name__)
 
@@ -50,8 +53,13 @@ _PAGE_HEADERS = {
 }
 
 
-def make_app(store: BundleStore) -> Starlette:
-    """Returns the ASGI application that serves the bundles of a store."""
+def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
+    """Returns the ASGI application that serves the bundles of a store.
+
+    Args:
+      store: of the bundles.
+      most_requests: that are answered at once; beyond them 503, but to whoever watches over it.
+    """
     handlers = _Handlers(store, Metrics())
     app = Starlette(
         routes=[
@@ -67,7 +75,10 @@ def make_app(store: BundleStore) -> Starlette:
             Route("/v1/models/{model_id}/segments/{sha256}", handlers.segment),
             Route("/v1/models/{model_id}/stream", handlers.stream),
         ],
-        middleware=[Middleware(CountRequests, metrics=handlers.counters)],
+        middleware=[
+            Middleware(CountRequests, metrics=handlers.counters),
+            Middleware(Admission, most=most_requests),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             StorageError: _storage_error,
@@ -88,19 +99,28 @@ class _Handlers:
         self.counters = counters
         self._store = store
         self._openapi = openapi_document()
+        # A thread of its own, for when all others are busy with devices.
+        self._watching = anyio.CapacityLimiter(1)
 
     async def openapi(self, _request: Request) -> Response:
         """The OpenAPI document."""
         return _json(self._openapi)
 
     async def health(self, _request: Request) -> Response:
-        """Whether the bundles can be read."""
-        models = await run_in_threadpool(self._store.models)
-        skipped = dict(self._store.skipped())
+        """Whether the bundles can be read, and which of them cannot be sent whole."""
+        models, broken, skipped = await anyio.to_thread.run_sync(self._look, limiter=self._watching)
         return _json(
-            {"status": "ok", "models": len(models), "skipped": skipped},
+            {
+                "status": "degraded" if broken or skipped else "ok",
+                "models": len(models),
+                "skipped": skipped,
+                "broken": broken,
+            },
             headers={"Cache-Control": "no-store"},
         )
+
+    def _look(self) -> tuple[Sequence[StoredModel], Mapping[str, str], Mapping[str, str]]:
+        return self._store.models(), self._store.broken(), self._store.skipped()
 
     async def metrics(self, _request: Request) -> Response:
         """Prometheus' text."""
@@ -166,7 +186,7 @@ class _Handlers:
         if not all(map(is_digest, digests)):
             raise HTTPException(
                 400,
-                f"segments={_short(text)} must be digests of segments, 64 hexadecimal digits in "
+                f"segments={short(text)} must be digests of segments, 64 hexadecimal digits in "
                 "lower case each, with commas between them",
             )
         if len(digests) > MAX_STREAM_SEGMENTS:
@@ -188,7 +208,7 @@ class _Handlers:
             model = model or await run_in_threadpool(self._store.model, model_id)
         if model is None:
             raise HTTPException(
-                404, f"no model {_short(model_id)}; /v1/models lists those there are"
+                404, f"no model {short(model_id)}; /v1/models lists those there are"
             )
         return model
 
@@ -197,7 +217,7 @@ class _Handlers:
             if sha256 not in model.manifest.by_sha256:
                 raise HTTPException(
                     404,
-                    f"no segment {_short(sha256)} in model {model.manifest.model_id}; its manifest "
+                    f"no segment {short(sha256)} in model {model.manifest.model_id}; its manifest "
                     "lists those there are",
                 )
         length = sum(model.manifest.by_sha256[sha256].size_bytes for sha256 in digests)
@@ -214,14 +234,14 @@ class _Handlers:
             except UnsatisfiableRangeError:
                 raise HTTPException(
                     416,
-                    f"Range: {_short(asked)} begins after the {length} bytes that there are",
+                    f"Range: {short(asked)} begins after the {length} bytes that there are",
                     headers={"Content-Range": f"bytes */{length}"},
                 ) from None
             if part is not None:
                 (start, stop), status = part, 206
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
         headers["Content-Length"] = str(stop - start)
-        is_small = request.method == "GET" and stop - start <= CHUNK_BYTES
+        is_small = request.method == "GET" and stop - start <= SMALL_BYTES
 
         def prepare() -> bytes:
             # Before the first header goes out: what is announced must be there. What fits in one
@@ -232,7 +252,10 @@ class _Handlers:
         body = await run_in_threadpool(prepare)
         if is_small or request.method == "HEAD":
             return Response(body, status, headers, media_type=_BYTES)
-        chunks = self._store.read(model, digests, start, stop)
+        sending = self.counters.sending
+        chunks = self._store.read(
+            model, digests, start, stop, chunk_bytes=lambda: chunk_bytes(len(sending))
+        )
         return _SegmentResponse(chunks, status, headers, self.counters)
 
 
@@ -251,11 +274,17 @@ class _SegmentResponse(StreamingResponse):
     ):
         super().__init__(chunks, status, headers, media_type=_BYTES)
         self._chunks = chunks
-        self._in_flight = counters.in_flight
+        self._sending = counters.sending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._in_flight.track_inprogress(), contextlib.closing(self._chunks):  # type: ignore[type-var]
-            await super().__call__(scope, receive, send)
+        self._sending.add(self)
+        try:
+            with contextlib.closing(self._chunks):  # type: ignore[type-var]
+                await super().__call__(scope, receive, send)
+        except ClientDisconnect:
+            _log.debug("a device hung up")  # It asks again, or it does not.
+        finally:
+            self._sending.discard(self)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -283,23 +312,21 @@ def _read_plan_request(body: bytes) -> tuple[Requirements, frozenset[str]]:
     if not isinstance(document, dict) or document.keys() - {"requirements", "held"}:
         raise HTTPException(
             422,
-            f"the body is {_short(document)}; wanted an object with 'requirements' and 'held' only",
+            f"the body is {short(document)}; wanted an object with 'requirements' and 'held' only",
         )
     requirements, held = document.get("requirements", {}), document.get("held", [])
     if not isinstance(requirements, dict):
-        raise HTTPException(422, f"requirements={_short(requirements)} must be an object")
+        raise HTTPException(422, f"requirements={short(requirements)} must be an object")
     for name, value in requirements.items():
         if value is None:
-            raise HTTPException(422, f"{_short(name)} is null; leave it out instead")
+            raise HTTPException(422, f"{short(name)} is null; leave it out instead")
     if not isinstance(held, list) or len(held) > MAX_HELD:
-        raise HTTPException(
-            422, f"held={_short(held)} must be a list of at most {MAX_HELD} digests"
-        )
+        raise HTTPException(422, f"held={short(held)} must be a list of at most {MAX_HELD} digests")
     for sha256 in held:
         if not (isinstance(sha256, str) and is_digest(sha256)):
             raise HTTPException(
                 422,
-                f"held has {_short(sha256)}; wanted 64 hexadecimal digits in lower case",
+                f"held has {short(sha256)}; wanted 64 hexadecimal digits in lower case",
             )
     try:
         return Requirements.from_dict(requirements), frozenset(held)
@@ -334,18 +361,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = error.detail
     if error.status_code == 404 and request.scope.get("endpoint") is None:
-        text = f"no page {_short(request.url.path)}; /openapi.json lists those there are"
+        text = f"no page {short(request.url.path)}; /openapi.json lists those there are"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        text = f"{_short(request.method)} is not possible here; use {allowed}"
+        text = f"{short(request.method)} is not possible here; use {allowed}"
     return _json({"error": text}, error.status_code, error.headers)
 
 
 async def _storage_error(request: Request, error: Exception) -> Response:
     _log.warning("%s %s: %s", request.method, request.url.path, error)
     # Where the bundles are is no business of a device's.
-    is_public = isinstance(error, SegmentError)
-    text = str(error) if is_public else "the bundles cannot be read now; the server's log says why"
+    if isinstance(error, SegmentError):
+        # A file that is not whole will not be so in a few seconds.
+        return _json({"error": str(error)}, 503, {"Cache-Control": "no-store"})
+    text = "the bundles cannot be read now; the server's log says why"
     return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
 
 
@@ -356,9 +385,3 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 async def _internal_error(_request: Request, _error: Exception) -> Response:
     return _json({"error": "internal error; the server's log has the cause"}, 500)
-
-
-def _short(value: Any) -> str:
-    """A value for an error message, cut to a length that a person reads."""
-    text = ascii(value)
-    return text if len(text) <= 100 else text[:97] + "..."

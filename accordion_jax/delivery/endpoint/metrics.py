@@ -24,11 +24,14 @@ class Metrics:
             buckets=(1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2, 0.1),
             registry=self.registry,
         )
-        self.in_flight = prometheus_client.Gauge(
+        # Responses of several chunks of segments that are being sent now.
+        self.sending: set[object] = set()
+        in_flight = prometheus_client.Gauge(
             "accordion_segments_in_flight",
             "Responses of several chunks of segments that are being sent now.",
             registry=self.registry,
         )
+        in_flight.set_function(lambda: len(self.sending))
 
     def text(self) -> bytes:
         """Returns all of them, as Prometheus reads them."""

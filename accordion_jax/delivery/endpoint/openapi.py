@@ -88,7 +88,7 @@ def openapi_document() -> dict[str, Any]:
             "/healthz": {
                 "get": _operation(
                     "health",
-                    "Whether the bundles can be read, and which are skipped.",
+                    "Whether the bundles can be read, and which cannot be sent, or not whole.",
                     {
                         "200": _answer("They can.", {_JSON: _ref("Health")}),
                         **_errors(503),
@@ -146,9 +146,10 @@ def _schemas() -> dict[str, Any]:
         "Error": _object({"error": {"type": "string"}}),
         "Health": _object(
             {
-                "status": {"const": "ok"},
+                "status": {"enum": ["ok", "degraded"]},
                 "models": count,
                 "skipped": {"type": "object", "additionalProperties": {"type": "string"}},
+                "broken": {"type": "object", "additionalProperties": {"type": "string"}},
             }
         ),
         "Models": _object(

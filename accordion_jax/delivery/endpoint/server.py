@@ -7,7 +7,14 @@ from collections.abc import Callable
 import uvicorn
 from starlette.types import ASGIApp
 
+try:
+    import resource
+except ImportError:  # Windows has no such limit
+    resource = None  # type: ignore[assignment]
+
 from accordion_jax.delivery.errors import DeliveryError
+
+_MOST_FILES = 65536
 
 
 def serve(
@@ -25,6 +32,7 @@ def serve(
     Raises:
       DeliveryError: nothing can listen there; names the address.
     """
+    files = _raise_limit_of_files()
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -33,12 +41,26 @@ def serve(
         # A little slower than httptools, but it bounds the size of a request's head (64 KB).
         http="h11",
         timeout_graceful_shutdown=grace_s,
+        # Beyond it 503 at once. A connection takes a file, and so may the answer on it.
+        limit_concurrency=max(files // 2 - 64, 16),
     )
     with _listen(host, port) as listener:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         on_listening(f"http://{address}:{port}/")
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _raise_limit_of_files() -> int:
+    """Returns how many files this process may open, after asking for as many as it can have."""
+    if resource is None:
+        return 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def _listen(host: str, port: int) -> socket.socket:

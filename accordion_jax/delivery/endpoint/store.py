@@ -2,6 +2,9 @@
 
 Read-only. New bundles are picked up as they appear; on object stores, where a folder does not
 appear at once, copy a bundle's segments before its manifest.
+
+Whatever lies there is not trusted: only regular files within the folder are read, their size is
+looked at first, and what is refused is not read again until it changes.
 """
 
 import dataclasses
@@ -9,18 +12,27 @@ import datetime
 import functools
 import gzip
 import logging
+import os
+import pathlib
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import fsspec
 
-from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
+from accordion_jax.delivery.bundle.manifest import (
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    Segment,
+    is_digest,
+)
 from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError
 
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * 1024
+_BROKEN_S = 10.0  # how long a look at all segments counts as current
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +82,10 @@ class BundleStore:
         self._lock = threading.Lock()
         self._models: dict[str, StoredModel] = {}
         self._skipped: dict[str, str] = {}
+        # What a manifest was like when it was refused.
+        self._refused: dict[str, tuple[Any, ...]] = {}
+        self._broken: Mapping[str, str] = {}
+        self._broken_at = -float("inf")
         self._refreshed_at = -float("inf")
         # Objects of a store are whole and never change, and asking for each one's size is slow.
         self._checked: set[tuple[str, str]] = set()
@@ -99,6 +115,39 @@ class BundleStore:
     def skipped(self) -> Mapping[str, str]:
         """Returns the folders that are named like bundles and cannot be served, with the reason."""
         return dict(self._skipped)
+
+    def broken(self) -> Mapping[str, str]:
+        """Returns the models that cannot be sent whole, with the reason of each.
+
+        A look takes one listing a model, so it counts as current for some seconds.
+
+        Raises:
+          StorageError: as `models`.
+        """
+        now = time.monotonic()
+        if now - self._broken_at >= min(_BROKEN_S, 10 * self._refresh_s):
+            found = {}
+            for model in self.models():
+                try:
+                    self._look_at_segments(model)
+                except (SegmentError, StorageError) as error:
+                    found[model.manifest.model_id] = str(error)
+            self._broken, self._broken_at = found, now
+        return dict(self._broken)
+
+    def _look_at_segments(self, model: StoredModel) -> None:
+        folder = self._segment_path(model.manifest.model_id, "").rpartition("/")[0]
+        try:
+            self._fs.invalidate_cache(folder)
+            listed = self._fs.ls(folder, detail=True)
+        except FileNotFoundError:
+            listed = []
+        except Exception as error:  # fsspec's file systems have no common error
+            raise StorageError(f"its segments cannot be listed: {type(error).__name__}") from error
+        found = {entry["name"].rpartition("/")[2]: entry for entry in listed}
+        for segment in model.manifest.by_sha256.values():
+            name = f"{segment.sha256}.safetensors"
+            self._check_segment(model, segment, found.get(name))
 
     def known(self, model_id: str) -> StoredModel | None:
         """Returns a model without touching the storage; None if that needs a new listing."""
@@ -131,50 +180,76 @@ class BundleStore:
                 continue
             segment = model.manifest.by_sha256[sha256]
             path = self._segment_path(*key)
-            # Devices read these messages: they name the bundle, not the server's folders.
-            what = f"segment {segment.name!r} of bundle {key[0]}"
             try:
-                found = self._fs.info(path)["size"]
-            except FileNotFoundError as error:
-                raise SegmentError(f"{what} is missing; copy the bundle there again") from error
+                found = self._fs.info(path)
+            except FileNotFoundError:
+                found = None
             except Exception as error:  # fsspec's file systems have no common error
                 raise StorageError(f"{path} cannot be read: {error}") from error
-            if found != segment.size_bytes:
-                raise SegmentError(
-                    f"{what} has {found} bytes, its manifest says {segment.size_bytes}; copy the "
-                    "bundle there again"
-                )
+            self._check_segment(model, segment, found)
             if not self._is_local:
                 self._checked.add(key)
 
+    def _check_segment(
+        self, model: StoredModel, segment: Segment, found: Mapping[str, Any] | None
+    ) -> None:
+        # Devices read these messages: they name the bundle, not the server's folders.
+        what = f"segment {segment.name!r} of bundle {model.manifest.model_id}"
+        if found is None:
+            raise SegmentError(f"{what} is missing; copy the bundle there again")
+        if not self._is_ours(found):
+            raise SegmentError(f"{what} is no regular file of its folder; copy the bundle again")
+        if found["size"] != segment.size_bytes:
+            raise SegmentError(
+                f"{what} has {found['size']} bytes, its manifest says {segment.size_bytes}; copy "
+                "the bundle there again"
+            )
+
+    def _is_ours(self, found: Mapping[str, Any]) -> bool:
+        """Whether an entry is a regular file within the folder of bundles."""
+        if not self._is_local:
+            return found.get("type") == "file"
+        if not found.get("islink"):
+            return found.get("type") == "file"
+        root, target = os.path.realpath(self._root), os.path.realpath(found["name"])
+        return pathlib.Path(target).is_file() and os.path.commonpath([root, target]) == root
+
     def read(
-        self, model: StoredModel, digests: Sequence[str], start: int, stop: int
+        self,
+        model: StoredModel,
+        digests: Sequence[str],
+        start: int,
+        stop: int,
+        *,
+        chunk_bytes: Callable[[], int] = lambda: CHUNK_BYTES,
     ) -> Iterator[bytes]:
         """Yields bytes ``[start, stop)`` of segments that are laid one after another.
 
-        Memory: one chunk of CHUNK_BYTES, and one segment's part of it.
+        Memory: one chunk, and one segment's part of it.
 
         Args:
           model: one of this store.
           digests: of segments of its manifest, in the order of sending.
           start: first byte.
           stop: one past the last byte.
+          chunk_bytes: of the next chunk.
 
         Raises:
           SegmentError: a segment ends early. What was yielded is right, and must not be completed.
+          StorageError: one cannot be opened.
         """
         parts: list[bytes] = []
-        gathered, offset = 0, 0
+        gathered, offset, most = 0, 0, chunk_bytes()
         for sha256 in digests:
             size = model.manifest.by_sha256[sha256].size_bytes
             first, last = max(start - offset, 0), min(stop - offset, size)
             offset += size
             if first >= last:
                 continue
-            with self._fs.open(self._segment_path(model.manifest.model_id, sha256), "rb") as file:
+            with self._open(model.manifest.model_id, sha256) as file:
                 file.seek(first)
                 while first < last:
-                    data = file.read(min(CHUNK_BYTES - gathered, last - first))
+                    data = file.read(min(most - gathered, last - first))
                     if not data:
                         raise SegmentError(
                             f"segment {sha256} ended at byte {first} of {size} while it was sent"
@@ -183,11 +258,17 @@ class BundleStore:
                     gathered += len(data)
                     first += len(data)
                     # Small segments go out together: each chunk costs a change of threads.
-                    if gathered == CHUNK_BYTES:
+                    if gathered == most:
                         yield b"".join(parts)
-                        parts, gathered = [], 0
+                        parts, gathered, most = [], 0, chunk_bytes()
         if parts:
             yield b"".join(parts)
+
+    def _open(self, model_id: str, sha256: str) -> Any:
+        try:
+            return self._fs.open(self._segment_path(model_id, sha256), "rb")
+        except Exception as error:  # too many open files, say
+            raise StorageError(f"segment {sha256} cannot be opened: {error}") from error
 
     def _segment_path(self, model_id: str, sha256: str) -> str:
         return f"{self._root}/{model_id}/segments/{sha256}.safetensors"
@@ -205,29 +286,44 @@ class BundleStore:
             present = {name for name in names if is_digest(name)}
             models = {name: m for name, m in self._models.items() if name in present}
             skipped = {name: why for name, why in self._skipped.items() if name in present}
+            refused = {name: stamp for name, stamp in self._refused.items() if name in present}
             for name in sorted(present - models.keys()):
+                stamp: tuple[Any, ...] = ()
                 try:
-                    models[name] = self._load(name)
+                    found = self._info(name)
+                    stamp = tuple(found.get(key) for key in ("size", "mtime", "ino", "ETag"))
+                    if refused.get(name) == stamp:
+                        continue
+                    models[name] = self._load(name, found)
                     skipped.pop(name, None)
+                    refused.pop(name, None)
                 except (ManifestError, StorageError) as error:
+                    if isinstance(error, ManifestError) and any(stamp):
+                        refused[name] = stamp
                     if skipped.get(name) != str(error):
                         _log.warning("skipping bundle %s: %s", name, error)
                     skipped[name] = str(error)
-            self._models, self._skipped = models, skipped
+            self._models, self._skipped, self._refused = models, skipped, refused
             self._refreshed_at = time.monotonic()
 
-    def _load(self, name: str) -> StoredModel:
+    def _info(self, name: str) -> Mapping[str, Any]:
+        source = f"{name}/manifest.json"
+        try:
+            return self._fs.info(f"{self._root}/{source}")
+        except Exception as error:  # fsspec's file systems have no common error
+            raise StorageError(f"{source} cannot be read: {type(error).__name__}") from error
+
+    def _load(self, name: str, found: Mapping[str, Any]) -> StoredModel:
         source = f"{name}/manifest.json"
         path = f"{self._root}/{source}"
+        if not self._is_ours(found):
+            raise ManifestError(f"{source} is no regular file of its folder; copy the bundle again")
+        size = found["size"]
+        if size is not None and size > MAX_MANIFEST_BYTES:
+            raise ManifestError(f"{source} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read")
         try:
-            size = self._fs.info(path)["size"]
-            if size is not None and size > MAX_MANIFEST_BYTES:
-                raise ManifestError(
-                    f"{source} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read"
-                )
-            data = self._fs.cat_file(path)
-        except ManifestError:
-            raise
+            # No more, whatever the size was said to be.
+            data = self._fs.cat_file(path, start=0, end=MAX_MANIFEST_BYTES + 1)
         except Exception as error:  # fsspec's file systems have no common error
             raise StorageError(f"{source} cannot be read: {type(error).__name__}") from error
         manifest = Manifest.from_bytes(data, source=source, expected_id=name)

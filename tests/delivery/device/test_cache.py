@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -143,6 +144,35 @@ def test_the_pins_of_a_process_that_died_hold_nothing(tmp_path):
     put(cache, content_of(2))
     assert not cache.path(sha256).exists()
     assert not list((tmp_path / "locks").glob("*.pins"))
+
+
+@pytest.fixture(params=["ENOLCK", "ENOSYS", "EOPNOTSUPP"])
+def _no_locks(request, monkeypatch):
+    """As on some file systems of clusters."""
+
+    def refuse(*args):
+        code = getattr(errno, request.param)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_where_there_are_no_locks_work_goes_on_and_pins_hold(tmp_path):
+    mine = SegmentCache(tmp_path, limit_bytes=3000)
+    running = [put(mine, content_of(n)) for n in (1, 2)]
+    mine.pin(running)
+    other = SegmentCache(tmp_path, limit_bytes=3000)
+    with other.claim([sha_of(content_of(3))]) as claimed:
+        assert claimed == (sha_of(content_of(3)),)
+        for number in (3, 4, 5):
+            put(other, content_of(number))
+            assert all(mine.path(sha256).exists() for sha256 in running)
+    # Those of a process that died hold for a day, not for ever.
+    for path in (tmp_path / "locks").glob("*.pins"):
+        os.utime(path, (0, 0))
+    put(other, content_of(6, 2500))
+    other.close()
 
 
 def test_a_claim_keeps_others_out(cache):

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from accordion_jax.delivery.device.progress import Progress, summary
+from accordion_jax.delivery.device.progress import TransferProgress, summary
 from tests.delivery.servers import Fault, Served
 
 
@@ -15,7 +15,7 @@ class Terminal(io.StringIO):
 def test_it_shows_bytes_depth_and_error(toy_bundle, make_virtual, out):
     served = Served(toy_bundle)
     device, _ = make_virtual(served, 1.0)
-    progress = Progress(device, out)
+    progress = TransferProgress(device, out)
     device.add_listener(progress)
     device.connect()
     assert "nothing: not even the base is complete yet" in summary(device)

@@ -75,6 +75,25 @@ def test_manifests_are_static_too(both):
     )
 
 
+def test_a_link_among_the_bundles_is_not_followed(both, tmp_path):
+    front, _, bundle, manifest = both
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    path = segment_path(bundle, manifest.segments[0].sha256)
+    right = path.read_bytes()
+    path.unlink()
+    try:
+        path.symlink_to(secret)
+        asked = f"/v1/models/{manifest.model_id}/segments/{path.stem}"
+        response, data = request(front, asked)
+        assert response.status == 403
+        assert b"secret" not in data
+    finally:
+        path.unlink()
+        path.write_bytes(right)
+    assert request(front, asked)[1] == right
+
+
 def test_what_needs_thought_is_passed_on(both):
     front, _, bundle, manifest = both
     response, data = request(
