@@ -36,10 +36,12 @@ def build(description: Mapping[str, Any], **abilities: Any) -> Network:
         the family lacks an ability that is asked for; names it and those there are.
     """
     family = description.get("family")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(f"model family {family!r} is not known; known: {sorted(FAMILIES)}")
-    cls = FAMILIES[family]
-    arguments = {name: _hashable(value) for name, value in description.get("arguments", {}).items()}
+    cls, given = FAMILIES[family], description.get("arguments", {})
+    if not isinstance(given, Mapping):
+        raise ValueError(f"arguments={given!r} of {family} must be an object, name to value")
+    arguments = {name: _hashable(value) for name, value in given.items()}
     known = fields_of(cls)
     for name in arguments:
         if name not in known:

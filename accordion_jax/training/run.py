@@ -140,8 +140,11 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
     workdir = pathlib.Path(workdir)
     config = config_lib.from_jsonable(_section(workdir / CONFIG_FILE, "config"))
     description = _there(workdir / MODEL_FILE)
-    model = models.build(description, dtype=jnp.dtype(config.model.dtype))
-    task = tasks.from_description(_section(workdir / MODEL_FILE, "input"))
+    try:
+        model = models.build(description, dtype=jnp.dtype(config.model.dtype))
+        task = tasks.from_description(_section(workdir / MODEL_FILE, "input"))
+    except ValueError as error:
+        raise ValueError(f"{workdir / MODEL_FILE} describes no network: {error}") from error
     ladder = make_ladder(config.scheme, model.stage_sizes)
     like = state_shapes(model, make_optimizer(config), example_spec(task))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
