@@ -3,7 +3,8 @@
 python -m accordion_jax.main --config=configs/resnet20_coml.py
 
 Ten epochs with one cosine cycle: 20 minutes on two CPU cores. Top-1 error 63 % with one block, 33 %
-with four (12 % of the bytes), 18.6 % with all nine (seed 0; BUILD_NOTES.md has the whole table).
+with four (12 % of the bytes), 18.6 % with all nine (seed 0; the whole table is in
+docs/measurements.md).
 """
 
 from accordion_jax.runs.config import default_config, shorten

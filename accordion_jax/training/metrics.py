@@ -4,9 +4,8 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from typing import Any
-
-import tensorboardX
 
 from accordion_jax.runs.folder import METRICS_FILE
 from accordion_jax.system.files import write_whole
@@ -36,7 +35,7 @@ class MetricWriter:
         kept = [record for record in read_metrics(path) if record["step"] <= step]
         write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(
+        self._board = _summary_writer()(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
 
@@ -59,6 +58,24 @@ class MetricWriter:
         if self._file is not None and self._board is not None:
             self._file.close()
             self._board.close()
+
+
+def _summary_writer() -> Any:
+    """The class that writes TensorBoard's files, imported without PyTorch.
+
+    Its package looks for PyTorch's tensors, which never come here; where PyTorch is installed, to
+    load it takes more seconds than all else that the main job loads.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX
+
+        return tensorboardX.SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ cores.
 import ml_collections
 
 from accordion_jax.depth import Ladder, Policy, draw
+from accordion_jax.runs.config import default_config
 from accordion_jax.training.objective import OBJECTIVES, Draw
-from configs import quickstart
 
 
 def sandwich(ladder: Ladder, policy: Policy, seed: int, step: int) -> Draw:
@@ -25,8 +25,15 @@ OBJECTIVES["sandwich"] = sandwich
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The quickstart, but for its objective."""
-    config = quickstart.get_config()
+    """Trains a ResNet-20 on the handwritten digits."""
+    config = default_config()
     config.name = "objective"
     config.objective = "sandwich"
+    config.data.name = "digits"
+    config.data.pad, config.data.flip = 1, False
+    config.model.arguments.stage_sizes = (3, 3, 3)
+    config.policy.min_depth = 0
+    config.train.epochs = 20.0
+    config.train.batch_size = 64
+    config.optimizer.schedule = "cosine"
     return config

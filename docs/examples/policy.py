@@ -9,7 +9,7 @@ In the package, `geometric` would be a function in accordion_jax/depth/policy.py
 import ml_collections
 
 from accordion_jax.depth import POLICIES, Ladder, Policy
-from configs import quickstart
+from accordion_jax.runs.config import default_config
 
 
 def geometric(ladder: Ladder, ratio: float = 0.5) -> Policy:
@@ -24,8 +24,14 @@ POLICIES["geometric"] = geometric
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The quickstart, but for its policy."""
-    config = quickstart.get_config()
+    """Trains a ResNet-20 on the handwritten digits."""
+    config = default_config()
     config.name = "policy"
+    config.data.name = "digits"
+    config.data.pad, config.data.flip = 1, False
+    config.model.arguments.stage_sizes = (3, 3, 3)
+    config.train.epochs = 20.0
+    config.train.batch_size = 64
+    config.optimizer.schedule = "cosine"
     config.policy = ml_collections.ConfigDict({"name": "geometric", "seed": -1, "ratio": 0.7})
     return config

@@ -264,7 +264,7 @@ def test_the_digest_is_of_all_that_a_policy_is():
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("uniform", {}, "'uniform' is not known; choose one of .*'full_or_uniform', 'listed'"),
+        ("uniform", {}, "'uniform' is not known; choose one of .*'full_or_uniform'.*'listed'"),
         ("listed", {"full_probability": 0.5}, "has no field 'full_probability'; it has prob"),
         ("listed", {"probabilities": (1.0,)}, "has 1 entries; the ladder of scheme 'coml' has 4"),
         ("full_or_uniform", {"full_probability": 2.0}, "must be between 0 and 1"),

@@ -83,7 +83,7 @@ def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
             HTTPException: _http_error,
             StorageError: _storage_error,
             SegmentError: _storage_error,
-            ClientDisconnect: _client_is_gone,
+            ClientDisconnect: _gone,
             Exception: _internal_error,
         },
     )
@@ -378,8 +378,8 @@ async def _storage_error(request: Request, error: Exception) -> Response:
     return _json({"error": text}, 503, {"Cache-Control": "no-store", "Retry-After": "5"})
 
 
-async def _client_is_gone(_request: Request, _error: Exception) -> Response:
-    # Nobody reads this: it is for the counters, under the status that nginx made customary.
+async def _gone(_request: Request, _error: Exception) -> Response:
+    # Nobody reads this. The status, which nginx uses too, is for the metrics: no fault of ours.
     return Response(status_code=499)
 
 
