@@ -14,6 +14,7 @@ from accordion_jax.delivery.endpoint.server import serve
 from accordion_jax.delivery.endpoint.store import BundleStore
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.system import command
+from accordion_jax.system.text import without_secrets
 
 _BUNDLES = flags.DEFINE_string(
     "bundles",
@@ -31,8 +32,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     command.show_log()
-    bundles = _BUNDLES.value
-    store = BundleStore(bundles)
+    bundles = without_secrets(_BUNDLES.value)
+    store = BundleStore(_BUNDLES.value)
     models = len(store.models())
     serve(
         make_app(store),

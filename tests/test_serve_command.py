@@ -109,6 +109,9 @@ def test_says_what_is_wrong(tmp_path):
         assert f"cannot listen on 127.0.0.1:{port}" in fails(
             f"--bundles={tmp_path}", f"--port={port}"
         )
+    refused = fails("--bundles=http://me:WORD@127.0.0.1:9/bundles?sig=SECRET")
+    assert "bundles='http://127.0.0.1:9/bundles' cannot be" in refused
+    assert not re.search("WORD|SECRET", refused)
     assert "flag --bundles must have a value" in fails().lower()
     assert "Unknown command line flag 'prot'" in fails(f"--bundles={tmp_path}", "--prot=1")
     assert "flag --port=65536" in fails(f"--bundles={tmp_path}", "--port=65536")

@@ -28,6 +28,7 @@ from accordion_jax.delivery.bundle.manifest import (
     is_digest,
 )
 from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError
+from accordion_jax.system.text import without_secrets
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +77,9 @@ class BundleStore:
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:
-            raise StorageError(f"bundles={url!r} cannot be opened: {error}") from error
+            raise StorageError(
+                without_secrets(f"bundles={url!r} cannot be opened: {error}")
+            ) from error
         self._root = root.rstrip("/")
         self._is_local = "file" in _protocols(self._fs)
         self._lock = threading.Lock()
@@ -185,7 +188,7 @@ class BundleStore:
             except FileNotFoundError:
                 found = None
             except Exception as error:  # fsspec's file systems have no common error
-                raise StorageError(f"{path} cannot be read: {error}") from error
+                raise StorageError(without_secrets(f"{path} cannot be read: {error}")) from error
             self._check_segment(model, segment, found)
             if not self._is_local:
                 self._checked.add(key)
@@ -281,7 +284,9 @@ class BundleStore:
                 self._fs.invalidate_cache(self._root)
                 listed = self._fs.ls(self._root, detail=False)
             except Exception as error:  # fsspec's file systems have no common error
-                raise StorageError(f"bundles={self.url!r} cannot be listed: {error}") from error
+                raise StorageError(
+                    without_secrets(f"bundles={self.url!r} cannot be listed: {error}")
+                ) from error
             names = [path.rstrip("/").rpartition("/")[2] for path in listed]
             present = {name for name in names if is_digest(name)}
             models = {name: m for name, m in self._models.items() if name in present}

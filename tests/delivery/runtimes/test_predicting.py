@@ -54,7 +54,7 @@ def test_any_terminal_takes_what_it_says(forest, make_virtual):
     device, _ = make_virtual(forest[0], 10.0)
     device.connect()
     predictor = Predictor(device, "random", 0.0)
-    predictor._runtime.problems.append("caf\u00e9 \u2026 \x1b[31m")
+    predictor._runtimes[-1].problems.append("caf\u00e9 \u2026 \x1b[31m")
     device.upgrade()
     assert "problem      caf\\xe9 \\u2026 \\x1b[31m" in predictor.finish()
 
