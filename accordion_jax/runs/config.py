@@ -9,7 +9,8 @@ who refuses what it does not know. All other unknown fields are refused here; va
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -292,6 +293,35 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in names
         if name.split(".")[0] not in OPERATIONAL and flat_old.get(name) != flat_new.get(name)
     ]
+
+
+def refuse_another(folder: str | os.PathLike, differing: Sequence[str], flag: str) -> None:
+    """Refuses a folder whose run is of another experiment than the one that is asked for.
+
+    Args:
+      folder: of the run.
+      differing: in what, as `differences` gives it.
+      flag: that chooses the folder, such as ``--workdir``.
+
+    Raises:
+      ValueError: something differs; names it.
+    """
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run of another experiment; it differs in\n  "
+            + "\n  ".join(differing)
+            + f"\nUse the old values, or another {flag}."
+        )
+
+
+def moved_fields(arguments: Iterable[str]) -> list[str]:
+    """Returns what to say of flags that set fields of earlier versions, in words.
+
+    Args:
+      arguments: of a command line, such as ``--config.model.stage_sizes=(3,3,3)``.
+    """
+    names = (each.partition("=")[0].removeprefix("--config.") for each in arguments)
+    return [f"config.{name} is now config.{_MOVED[name]}" for name in names if name in _MOVED]
 
 
 def _upgraded(document: Mapping[str, Any]) -> dict[str, Any]:

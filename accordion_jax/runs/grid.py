@@ -129,12 +129,9 @@ def _plan_one(spec: str, seed: int, runs: pathlib.Path, overrides: tuple[str, ..
     name = f"{config_lib.run_name(config)}_seed{seed}"
     run = GridRun(name, spec, overrides, config_lib.to_jsonable(config), runs / name)
     there = read_json(run.workdir / CONFIG_FILE).get("config")
-    if there is not None and (differing := config_lib.differences(there, run.config)):
-        raise ValueError(
-            f"{run.workdir} holds a run of another experiment; it differs in\n  "
-            + "\n  ".join(differing)
-            + "\nUse the old values, or another --runs."
-        )
+    if there is not None:
+        differing = config_lib.differences(there, run.config)
+        config_lib.refuse_another(run.workdir, differing, "--runs")
     return run
 
 
@@ -169,6 +166,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
             said = said.args[0]
         lines = str(said).strip().splitlines() or [repr(error)]
         problem = lines[-1] if any("Traceback" in line for line in lines) else " ".join(lines)
+        if moved := config_lib.moved_fields(overrides):
+            problem = "; ".join(moved)
         if "get_config() takes" in problem:
             problem = f"the file takes no variant; drop {spec[len(str(path)) :]!r}"
         given = " ".join([spec, *overrides])

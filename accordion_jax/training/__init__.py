@@ -6,7 +6,14 @@ from accordion_jax.training.experiment import Experiment, make_experiment
 from accordion_jax.training.loop import DivergedError, Preempted, train, train_together
 from accordion_jax.training.metrics import read_metrics
 from accordion_jax.training.objective import OBJECTIVES, Draw, single
-from accordion_jax.training.run import Run, claim_workdir, load_run, provenance, versions
+from accordion_jax.training.run import (
+    Run,
+    claim_workdir,
+    load_measured_run,
+    load_run,
+    provenance,
+    versions,
+)
 from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.together import Together
 from accordion_jax.training.variants import Variants, cpu_compiler_options
@@ -26,6 +33,7 @@ __all__ = [
     "claim_workdir",
     "cpu_compiler_options",
     "init_state",
+    "load_measured_run",
     "load_run",
     "make_experiment",
     "provenance",

@@ -1,5 +1,6 @@
 """A run on disk: claims its workdir for an experiment, and reads it back."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from accordion_jax import models, tasks
-from accordion_jax.depth import Ladder, make_ladder
+from accordion_jax.depth import Ladder, LookupTable, make_ladder
 from accordion_jax.runs import config as config_lib
 from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLICY_FILE
 from accordion_jax.system.files import read_json, write_json
@@ -91,12 +92,7 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Experiment, *, write: 
         there = read_json(workdir / POLICY_FILE).get("digest")
         if not differing and there not in (None, policy["digest"]):
             differing = [f"what the policy was made of: {there} -> {policy['digest']}"]
-        if differing:
-            raise ValueError(
-                f"{workdir} holds a run of another experiment; it differs in\n  "
-                + "\n  ".join(differing)
-                + "\nUse the old values, or another --workdir."
-            )
+        config_lib.refuse_another(workdir, differing, "--workdir")
     if write:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, {"config": asked, "versions": versions()})
@@ -156,6 +152,27 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
     finally:
         checkpoints.close()
     return Run(state.variables, model, description, ladder, step, config)
+
+
+def load_measured_run(workdir: str | os.PathLike, table: LookupTable) -> Run:
+    """Returns the run of a workdir at the checkpoint that its look-up table was measured on.
+
+    Raises:
+      ValueError: neither the latest nor the best checkpoint is of that step; names them.
+      FileNotFoundError, CheckpointError: as `load_run`.
+    """
+    wanted = table.provenance.get("step")
+    runs = [load_run(workdir)]
+    if runs[0].step != wanted:
+        with contextlib.suppress(CheckpointError):  # where none was evaluated, none is the best
+            runs.append(load_run(workdir, "best"))
+    if runs[-1].step == wanted:
+        return runs[-1]
+    steps = [run.step for run in runs]
+    raise ValueError(
+        f"the look-up table of {workdir} was measured at step {wanted}; its checkpoints are of "
+        f"steps {steps}: run accordion_jax.main on it again, which sweeps and writes a new table"
+    )
 
 
 def _there(path: pathlib.Path) -> dict[str, Any]:

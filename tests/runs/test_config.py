@@ -153,6 +153,13 @@ def test_the_config_of_an_earlier_version_is_read_as_what_it_was():
     assert config_lib.from_jsonable(old).policy.name == "listed"
 
 
+def test_flags_of_moved_fields_say_where_they_are_now():
+    flags = ["--config.model.stage_sizes=(3,3,3)", "--config.seed=1", "--workdir=x"]
+    assert config_lib.moved_fields(flags) == [
+        "config.model.stage_sizes is now config.model.arguments.stage_sizes"
+    ]
+
+
 def test_run_names_carry_the_papers_suffix():
     config = config_lib.default_config()
     assert config_lib.run_name(config) == "resnet110_coml-05"
