@@ -44,9 +44,9 @@ class Report:
           json_path: of the file to write, raw values and all; "" for none.
         """
         self._json_path = json_path
-        self._document: dict[str, Any] = {"title": title, "machine": machine()}
-        self._document |= {"tables": [], "notes": []}
-        print(f"{title}\n{self._document['machine']}", flush=True)
+        facts: dict[str, Any] = {"title": title, "machine": machine(), "tables": [], "notes": []}
+        self._document = facts
+        print(f"{title}\n{facts['machine']}", flush=True)
 
     def __enter__(self) -> "Report":
         return self
