@@ -7,7 +7,7 @@ the largest difference. Under BlockCoML the kept blocks are a fair sample of all
 are the first ones, and on a CPU those cost more than the last: as many operations, on four and
 sixteen times as much memory.
 
---trace=FOLDER also records three full steps with JAX's profiler. XProf then shows their timeline,
+--profile=FOLDER also records three full steps with JAX's profiler. XProf then shows their timeline,
 on a GPU or TPU what bounds them too: pip install xprof; xprof --logdir=FOLDER.
 
 Time on two CPU cores: one minute for --depth_n=3, five for ResNet-56.
@@ -24,7 +24,7 @@ from benchmarks.report import Report
 from benchmarks.timing import interleaved
 
 _DEPTHS = flags.DEFINE_integer("depths", 5, "How many of them, evenly spaced.", lower_bound=1)
-_TRACE = flags.DEFINE_string("trace", "", "Folder for a trace of three full steps.")
+_PROFILE = flags.DEFINE_string("profile", "", "Folder for a trace of three full steps.")
 
 
 def main() -> None:
@@ -49,10 +49,10 @@ def main() -> None:
                 differences.append(abs(ratio - share))
                 report.row(name, kept, share, seconds[name].median, ratio, ratio - share)
             report.note(f"largest difference: {max(differences):.3f}; medians of {REPEATS.value}")
-        if _TRACE.value:
-            with jax.profiler.trace(_TRACE.value):
+        if _PROFILE.value:
+            with jax.profiler.trace(_PROFILE.value):
                 ours.train([options.full] * 3)
-            report.note(f"trace of three full steps: xprof --logdir={_TRACE.value}")
+            report.note(f"trace of three full steps: xprof --logdir={_PROFILE.value}")
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_overrides_reach_every_config(tmp_path):
     ]
     for run in grid.plan([QUICKSTART, COML], [0], tmp_path, overrides):
         assert run.config["policy"]["full_probability"] == 0.3
-        assert run.config["model"]["stage_sizes"] == [2, 2, 2]
+        assert run.config["model"]["arguments"]["stage_sizes"] == [2, 2, 2]
         assert "-03_" in run.name
 
 

@@ -12,12 +12,13 @@ import pytest
 from accordion_jax.models import ResNet
 from accordion_jax.training import CheckpointError, Checkpoints, init_state
 
+EXAMPLE = jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
 OPTIMIZER = optax.trace(0.9)
 
 
 def make_state(channels=(4, 8, 8)):
     model = ResNet(10, (1, 1, 1), channels)
-    return jax.tree.map(np.asarray, init_state(model, OPTIMIZER, jax.random.key(0), (8, 8, 1)))
+    return jax.tree.map(np.asarray, init_state(model, OPTIMIZER, jax.random.key(0), EXAMPLE))
 
 
 @pytest.fixture(scope="module")

@@ -92,12 +92,9 @@ def test_seeds_share_one_program():
         run = one.experiment
         mask = run.ladder.full.skip_mask
         state = data.replicate(run.init())
-        images, labels = data.replicate((run.train.rows[:64], run.train.targets[:64]))
-        key = data.replicate(one.key)
-        order = one.mapped_epoch_order()(state.step, key)
-        texts.append(
-            one.mapped_step(single(mask)).lower(state, order, images, labels, key).as_text()
-        )
+        examples = run.train.rows[:64], run.train.targets[:64]
+        inputs = data.replicate((np.arange(64, dtype=np.int32), *examples, one.key))
+        texts.append(one.mapped_step(single(mask)).lower(state, *inputs).as_text())
     assert texts[0] == texts[1]
 
 
