@@ -5,16 +5,15 @@ import subprocess
 import sys
 import tempfile
 
+from tests.commands import ROOT, command_environment, xla_flags
+
 # Before JAX is imported: it reads them once.
-_FLAG = "--xla_force_host_platform_device_count=8"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(8)}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
 import pytest
-
-from tests.commands import ROOT, command_environment
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # The same small networks are compiled by many tests: once is enough. Each of pytest's workers has a

@@ -18,6 +18,7 @@ from accordion_jax.data import Dataset, replicate
 from accordion_jax.depth import UnitCost, make_ladder
 from accordion_jax.evaluation import Counts, Sweep, make_table
 from accordion_jax.tasks import Images
+from tests.commands import xla_flags
 from tests.networks import perturbed_variables, tiny_resnet
 
 CLASSES = 10
@@ -127,7 +128,7 @@ def test_eight_devices_count_what_one_does():
         [sys.executable, __file__, *map(str, batch_sizes)],
         env=os.environ
         | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "XLA_FLAGS": xla_flags(1),
             "PYTHONPATH": os.pathsep.join(sys.path),
         },
         capture_output=True,

@@ -122,8 +122,8 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
     for step in range(2):
         rows = order[step * BATCH : (step + 1) * BATCH]
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), step), 2)
-        crops = TASK.augment(jnp.asarray(images[rows]), TASK.draw(key, BATCH))
-        x = TASK.prepare(crops)
+        prepared = jax.jit(lambda x, key: TASK.prepare(TASK.augment(x, TASK.draw(key, BATCH))))
+        x = prepared(images[rows], key)
 
         def loss_of(params, x=x, rows=rows, stats=stats):
             logits, updated = model.apply(
@@ -137,7 +137,7 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
             picked = jnp.take_along_axis(log_p, labels[rows][:, None], axis=1)
             return -picked.mean(), updated["batch_stats"]
 
-        gradients, stats = jax.grad(loss_of, has_aux=True)(params)
+        gradients, stats = jax.jit(jax.grad(loss_of, has_aux=True))(params)
         velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 1e-2 * p, velocity, gradients, params)
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
     found, _ = take_steps(model, [mask, mask], 1, dataset)
