@@ -152,9 +152,9 @@ class Runtime:
                     self.problems.append(str(error))
                     self._forget_damaged(due)
                 except Exception as error:  # Whatever it is, predictions go on as they are.
-                    self._failed.add(due.name)
                     why = str(error) if isinstance(error, DeliveryError) else repr(error)
                     self.problems.append(f"{due.name} cannot be run: {why}")
+                    self._failed.add(due.name)  # last: whoever sees it finds the reason
             if self._closing:
                 return
 

@@ -96,7 +96,7 @@ def test_every_answer_is_as_documented(api, path, method, mode):
 
     @hypothesis.given(aimed(operation, mode, manifest))
     @hypothesis.settings(
-        max_examples=150 if path.endswith("/plan") else 40,
+        max_examples=300 if path.endswith("/plan") else 50,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
@@ -130,7 +130,7 @@ NAMES = [field.name for field in dataclasses.fields(Requirements)]
     )
     | VALUES
 )
-@hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_json_gets_a_plan_or_a_reason(connection, body):
     # As Python writes it, NaN and Infinity included, which are no JSON.
     connection.request("POST", "/v1/models/latest/plan", body=json.dumps(body))
