@@ -10,7 +10,8 @@ import typing
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from accordion_jax.delivery.bundle.manifest import Manifest, Segment
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Segment
 
 # Of a throughput (1 Pbit/s) or a deadline (30 million years): more is a mistake of units.
 MOST = 10**15

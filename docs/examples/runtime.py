@@ -22,7 +22,8 @@ from sklearn.datasets import load_digits
 
 from accordion_jax import tasks
 from accordion_jax.delivery import runtimes
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.device import Device

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment, digest
+from accordion_jax.delivery.bundle.manifest import Manifest, digest
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.depth import LookupTable, Row, wilson_interval
 
 MODEL = {

@@ -3,31 +3,36 @@
 import collections
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.errors import ManifestError
+from accordion_jax.depth import LookupTable
 from accordion_jax.system.text import short
 
-if TYPE_CHECKING:
-    from accordion_jax.delivery.bundle.manifest import Manifest
 
-
-def check_references(manifest: "Manifest", source: str) -> None:
+def check_references(
+    segments: Sequence[Segment],
+    ladder: Sequence[Configuration],
+    table: LookupTable,
+    source: str,
+) -> None:
     """Does nothing where the parts of a manifest fit together.
 
     Args:
-      manifest: each of its parts is valid by itself.
+      segments: in sending order; each is valid by itself.
+      ladder: smallest first; likewise.
+      table: likewise.
       source: what to call it in errors.
 
     Raises:
       ManifestError: two parts have one name, one names another that is not there or not before it,
         sizes contradict each other, or the ladder is no ladder; names them.
     """
-    order = [segment.name for segment in manifest.segments]
+    order = [segment.name for segment in segments]
     _check_unique(order, "segments", source)
-    _check_unique([configuration.name for configuration in manifest.ladder], "ladder", source)
+    _check_unique([configuration.name for configuration in ladder], "ladder", source)
     earlier: set[str] = set()
-    for segment in manifest.segments:
+    for segment in segments:
         late = [name for name in segment.depends_on if name not in earlier]
         earlier.add(segment.name)
         if late:
@@ -40,18 +45,20 @@ def check_references(manifest: "Manifest", source: str) -> None:
                 f"{source}: segment {segment.name!r} has tensor_bytes={segment.tensor_bytes}, more "
                 f"than its file's size_bytes={segment.size_bytes}"
             )
-    sizes = {segment.sha256: segment.size_bytes for segment in manifest.segments}
-    for segment in manifest.segments:
+    sizes = {segment.sha256: segment.size_bytes for segment in segments}
+    for segment in segments:
         if sizes[segment.sha256] != segment.size_bytes:
             raise ManifestError(
                 f"{source}: two segments have sha256={segment.sha256} but {segment.size_bytes} and "
                 f"{sizes[segment.sha256]} bytes"
             )
-    _check_ladder(manifest, order, source)
+    _check_ladder(ladder, table, order, source)
 
 
-def _check_ladder(manifest: "Manifest", order: list[str], source: str) -> None:
-    for configuration in manifest.ladder:
+def _check_ladder(
+    ladder: Sequence[Configuration], table: LookupTable, order: list[str], source: str
+) -> None:
+    for configuration in ladder:
         count = len(configuration.segments)
         if list(configuration.segments) != order[:count]:
             raise ManifestError(
@@ -59,7 +66,7 @@ def _check_ladder(manifest: "Manifest", order: list[str], source: str) -> None:
                 f"{short(configuration.segments)}; wanted the first {count} of the sending order, "
                 f"{short(order[:count])}, so that every prefix of it is a model that runs"
             )
-    for small, large in itertools.pairwise(manifest.ladder):
+    for small, large in itertools.pairwise(ladder):
         if len(small.segments) >= len(large.segments):
             raise ManifestError(
                 f"{source}: configuration {large.name!r} must need more segments than "
@@ -73,14 +80,14 @@ def _check_ladder(manifest: "Manifest", order: list[str], source: str) -> None:
                 f"{source}: the skip mask of {large.name!r} must be as long as that of "
                 f"{small.name!r}, and keep all that it keeps"
             )
-    full = manifest.ladder[-1]
+    full = ladder[-1]
     if len(full.segments) != len(order):
         raise ManifestError(
             f"{source}: no configuration needs segment {order[len(full.segments)]!r}; the last, "
             f"{full.name!r}, must need all {len(order)}"
         )
-    wanted = [configuration.name for configuration in manifest.ladder]
-    found = [row.configuration for row in manifest.table.rows]
+    wanted = [configuration.name for configuration in ladder]
+    found = [row.configuration for row in table.rows]
     if found != wanted:
         raise ManifestError(
             f"{source}: the look-up table has rows {short(found)}; wanted one a configuration of "

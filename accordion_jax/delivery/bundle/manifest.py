@@ -16,8 +16,9 @@ from typing import Any
 import jsonschema
 
 from accordion_jax.delivery.bundle.consistency import check_references
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.errors import ManifestError
-from accordion_jax.depth import LookupTable, Row, SkipMask
+from accordion_jax.depth import LookupTable, Row
 from accordion_jax.system.text import short
 
 FORMAT = "accordion-bundle"
@@ -30,40 +31,6 @@ MAX_VALUES = 1 << 19
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SCHEMA_PATH = pathlib.Path(__file__).with_name("manifest.schema.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """The smallest piece of a model that is sent: one safetensors file.
-
-    Attributes:
-      name: unique in its manifest; ``base``, or the name of a block.
-      sha256: of the file, hexadecimal.
-      size_bytes: of the file, as it goes over the wire.
-      tensor_bytes: of its arrays alone.
-      depends_on: names of segments without which it is of no use; all earlier in sending order.
-    """
-
-    name: str
-    sha256: str
-    size_bytes: int
-    tensor_bytes: int
-    depends_on: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Configuration:
-    """A configuration of the ladder, with what must be held to run it.
-
-    Attributes:
-      name: unique in its manifest.
-      segments: names of all that it needs, in sending order.
-      skip_mask: one bool a block, in the order of the forward pass; True skips the block.
-    """
-
-    name: str
-    segments: tuple[str, ...]
-    skip_mask: SkipMask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +147,7 @@ class Manifest:
             table=table,
             provenance=document["provenance"],
         )
-        check_references(manifest, source)
+        check_references(manifest.segments, manifest.ladder, manifest.table, source)
         return manifest
 
     def to_bytes(self) -> bytes:

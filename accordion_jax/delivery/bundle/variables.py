@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.errors import BundleError
 
 

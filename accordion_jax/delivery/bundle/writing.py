@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment, digest
+from accordion_jax.delivery.bundle.manifest import Manifest, digest
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, SEGMENTS_NAME, segment_path
 from accordion_jax.delivery.errors import BundleError
 from accordion_jax.depth import LookupTable

@@ -12,7 +12,8 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding

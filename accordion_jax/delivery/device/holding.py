@@ -4,7 +4,8 @@ import math
 import threading
 from collections.abc import Sequence
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest, Segment
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.depth import Row
 
 

@@ -5,7 +5,7 @@ from typing import TextIO
 
 import tqdm
 
-from accordion_jax.delivery.bundle.manifest import Configuration
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.events import Event
 from accordion_jax.system.text import printable

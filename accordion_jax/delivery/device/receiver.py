@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from accordion_jax.delivery.bundle.manifest import Segment
+from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.device.cache import Download, SegmentCache
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport

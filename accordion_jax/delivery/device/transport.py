@@ -19,7 +19,8 @@ from typing import Any
 
 import httpx
 
-from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Segment, is_digest
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, is_digest
+from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.device import answers
 from accordion_jax.delivery.device.address import Address
 from accordion_jax.delivery.device.connection import environment_client

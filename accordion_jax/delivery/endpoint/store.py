@@ -21,12 +21,8 @@ from typing import Any
 
 import fsspec
 
-from accordion_jax.delivery.bundle.manifest import (
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    Segment,
-    is_digest,
-)
+from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
+from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError
 from accordion_jax.system.text import without_secrets
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.tasks import Task
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from accordion_jax import models
 from accordion_jax.delivery import runtimes
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.bundle.variables import load_segment
 from accordion_jax.delivery.errors import ModelError
 from accordion_jax.delivery.runtimes.examples import count, part, share_wrong

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from accordion_jax.delivery.bundle.manifest import Configuration
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.events import Event
 from accordion_jax.delivery.errors import DeliveryError

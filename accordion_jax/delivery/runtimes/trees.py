@@ -28,7 +28,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from accordion_jax.delivery.bundle.manifest import Configuration, Manifest
+from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.errors import ModelError
 from accordion_jax.tasks import Task
 
