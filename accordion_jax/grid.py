@@ -57,8 +57,8 @@ def main(argv: list[str]) -> None:
     print(_table(runs, verdicts))
     spent = duration(time.monotonic() - began)
     print(f"{spent} now; results in {out}, runs in {_RUNS.value}")
-    if any(verdict.state == "failed" for verdict in verdicts):
-        sys.exit(1)
+    if failed := sum(verdict.state == "failed" for verdict in verdicts):
+        raise command.CommandError(f"{failed} of {len(runs)} runs failed; the table says why")
 
 
 def _one(run: grid.GridRun, budget: process.Budget, screen: "_Screen") -> process.Verdict:

@@ -11,6 +11,7 @@ from accordion_jax.runs import grid
 from accordion_jax.runs import process as job
 from accordion_jax.runs.reporting import read_end, read_progress
 from accordion_jax.runs.sessions import read_sessions
+from accordion_jax.system.command import CommandError
 from accordion_jax.system.files import write_whole
 from tests.commands import call_main, command_environment
 from tests.runs.test_grid_plan import QUICKSTART, a_table
@@ -129,9 +130,8 @@ def call(monkeypatch, tmp_path):
 
 
 def test_a_failing_run_stops_no_other_and_gives_exit_code_1(call, tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(CommandError, match="1 of 2 runs failed; the table says why"):
         call("--seeds=0,1")
-    assert ended.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     (failed,) = (line for line in lines if line.startswith("quickstart-05_seed0"))
     assert "failed" in failed
@@ -158,7 +158,7 @@ def test_what_is_done_is_not_done_again(call, tmp_path, capsys):
 def test_a_damaged_file_of_one_run_stops_no_other(call, tmp_path, capsys):
     record = tmp_path / "runs" / "quickstart-05_seed1" / "sessions.json"
     write_whole(record, "{")
-    with pytest.raises(SystemExit):
+    with pytest.raises(CommandError, match="1 of 2 runs failed"):
         call("--seeds=1,2")
     lines = capsys.readouterr().out.splitlines()
     (failed,) = (line for line in lines if line.startswith("quickstart-05_seed1"))
