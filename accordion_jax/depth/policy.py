@@ -6,6 +6,7 @@ A new policy is one function here, from a ladder and its own fields to a `Policy
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 import inspect
 import itertools
@@ -59,6 +60,18 @@ class Policy:
         """Indices of the configurations that can be drawn, the most probable first."""
         support = [i for i, p in enumerate(self.probabilities) if p > 0]
         return tuple(sorted(support, key=lambda i: (-self.probabilities[i], -i)))
+
+    @functools.cached_property
+    def _cumulative(self) -> tuple[float, ...]:
+        """Sums of the first probabilities, up to the last positive one: a draw is a search."""
+        return tuple(itertools.accumulate(self.probabilities[: max(self.drawn) + 1]))
+
+    def at(self, uniform: float) -> int:
+        """Returns the index of the configuration that a number in [0, 1) draws."""
+        index = bisect.bisect_right(self._cumulative, uniform)
+        # Rounding can leave the last sum a hair under 1: the draw then belongs to the last that has
+        # any probability.
+        return min(index, len(self._cumulative) - 1)
 
     def describe(self) -> dict[str, Any]:
         """Returns the policy as a JSON object, with a digest of all of it.
@@ -170,8 +183,4 @@ def draw(policy: Policy, *, seed: int, step: int) -> int:
         raise ValueError(f"seed={seed} and step={step} must not be negative")
     bits = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw()
     uniform = (int(bits) >> 11) * 2.0**-53
-    cumulative = list(itertools.accumulate(policy.probabilities))
-    index = bisect.bisect_right(cumulative, uniform)
-    # Rounding can leave the last sum a hair under 1: the draw then belongs to the last that has
-    # any probability.
-    return min(index, max(policy.drawn))
+    return policy.at(uniform)

@@ -32,7 +32,7 @@ def from_description(description: Mapping[str, Any]) -> Task:
     kind = description.get("kind")
     if kind is None and description.keys() == {"shape", "mean", "std"}:
         kind = "images"
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"input of kind {kind!r} is not known here; known: {', '.join(sorted(KINDS))}"
         )

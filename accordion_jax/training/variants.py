@@ -1,6 +1,7 @@
 """Compiled steps, one a draw: made when first drawn, or ahead of time, several at once."""
 
 import concurrent.futures
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -12,6 +13,18 @@ from accordion_jax.training.objective import Draw
 
 CompilerOptions = dict[str, str | bool]
 
+_YNN_FUSION = "xla_cpu_experimental_ynn_fusion_type"
+
+
+@functools.cache
+def _takes_ynn_fusion(fusions: str) -> bool:
+    """Whether this XLA and processor know the option; tried once, by compiling with it."""
+    try:
+        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options={_YNN_FUSION: fusions})
+    except jax.errors.JaxRuntimeError:  # an XLA that lacks the option, or a processor YNN lacks
+        return False
+    return True
+
 
 def cpu_compiler_options() -> CompilerOptions:
     """Returns XLA options that make a convolutional step faster on CPU, where XLA knows them.
@@ -22,12 +35,7 @@ def cpu_compiler_options() -> CompilerOptions:
     if jax.default_backend() != "cpu":
         return {}
     fusions = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
-    options: CompilerOptions = {"xla_cpu_experimental_ynn_fusion_type": fusions}
-    try:
-        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError:  # an XLA that lacks the option, or a processor YNN lacks
-        return {}
-    return options
+    return {_YNN_FUSION: fusions} if _takes_ynn_fusion(fusions) else {}
 
 
 class Variants:

@@ -85,6 +85,7 @@ def test_other_inputs_are_refused(task, given, words):
             f"'spectrograms' is not known here; known: {', '.join(sorted(tasks.KINDS))}",
         ),
         ({"shape": [8, 8, 1]}, "kind None is not known here"),
+        ({"kind": ["images"]}, r"kind \['images'\] is not known here"),
         ({"kind": "images", "shape": [8, 8, 1], "mean": [0.5]}, "lacks or spoils 'std'"),
         ({"kind": "images", "shape": 8, "mean": [0.5], "std": [1.0]}, "wanted shape, mean and std"),
         ({"kind": "images", "shape": [8, 8], "mean": [], "std": []}, r"wanted \(height, width"),

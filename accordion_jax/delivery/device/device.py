@@ -19,13 +19,12 @@ from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
 from accordion_jax.delivery.device.patience import within
-from accordion_jax.delivery.device.plans import base_at_least, plan_of_endpoint
+from accordion_jax.delivery.device.plans import base_at_least, check_fits, plan_of_endpoint
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import (
     CacheError,
-    CacheLimitError,
     DeliveryError,
     SegmentError,
     TransportError,
@@ -335,7 +334,7 @@ class Device:
             )
             try:
                 transfer.plan = choose()
-                self._check_limit(transfer.plan)
+                check_fits(self._target, transfer.plan, self.cache.limit_bytes)
                 while transfer.plan.missing and not receiver.over(until_s):
                     self._emit("plan")
                     try:
@@ -377,15 +376,6 @@ class Device:
             "something on the way, is broken. Try another server, or write the bundle again"
         )
         return True
-
-    def _check_limit(self, target: Plan) -> None:
-        limit = self.cache.limit_bytes
-        needed = self._target.size_bytes + sum(segment.size_bytes for segment in target.missing)
-        if limit is not None and needed > limit:
-            raise CacheLimitError(
-                f"configuration {target.configuration} needs {needed} bytes on the disk; the "
-                f"cache's limit is {limit}. Raise it, or ask for less with max_bytes"
-            )
 
     def _partial_bytes(self) -> int:
         """Bytes on the disk of the first missing segment."""

@@ -14,7 +14,6 @@ from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import BundleError, ModelError
 from accordion_jax.delivery.runtimes import make, networks
 from accordion_jax.delivery.runtimes.networks import error_rate
-from accordion_jax.delivery.runtimes.runtime import Runtime
 from tests.delivery.forests import write_forest
 from tests.delivery.resnets import INPUT, make_images, write_resnet
 from tests.delivery.toys import make_parts
@@ -26,20 +25,6 @@ WAIT_S = 60
 def resnet(request, tmp_path_factory):
     """(bundle, model, variables) of a ResNet of three blocks."""
     return write_resnet(tmp_path_factory.mktemp("resnet"), request.param)
-
-
-@pytest.fixture
-def running():
-    """Makes runtimes, and closes them."""
-    made = []
-
-    def make(device, **kwargs):
-        made.append(Runtime(device, **kwargs))
-        return made[-1]
-
-    yield make
-    for runtime in made:
-        runtime.close()
 
 
 def trained(model, variables, skip_mask, images):

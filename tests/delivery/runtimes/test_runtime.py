@@ -27,20 +27,6 @@ def model(request, tmp_path_factory):
     return bundle, lambda count: rows[:count]
 
 
-@pytest.fixture
-def running():
-    """Makes runtimes, and closes them."""
-    made = []
-
-    def make(device, **kwargs):
-        made.append(Runtime(device, **kwargs))
-        return made[-1]
-
-    yield make
-    for runtime in made:
-        runtime.close()
-
-
 def test_the_deepest_complete_configuration_is_used(model, make_virtual, running):
     bundle, make_inputs = model
     device, _ = make_virtual(bundle, 10.0)
