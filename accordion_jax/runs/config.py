@@ -1,10 +1,10 @@
 """The fields of an experiment, their defaults, and what may not change in the middle of a run.
 
 A config file in ``configs/`` starts from `default_config` and sets what differs. A family of
-networks, a policy, an optimizer or a task may have fields of its own: ``model.arguments``,
-``policy``, ``optimizer.arguments`` and ``data`` pass on what they hold unread, to whom it is for,
-who refuses what it does not know. All other unknown fields are refused here; values are checked by
-`validate`.
+networks, an objective, a policy, an optimizer or a task may have fields of its own:
+``model.arguments``, ``objective``, ``policy``, ``optimizer.arguments`` and ``data`` pass on what
+they hold unread, to whom it is for, who refuses what it does not know. All other unknown fields
+are refused here; values are checked by `validate`.
 """
 
 import difflib
@@ -20,12 +20,13 @@ import ml_collections
 OPERATIONAL = ("run", "sweep")
 
 # Sections that may hold fields which the default config does not have.
-_OPEN = ("model.arguments", "optimizer.arguments", "policy", "data")
+_OPEN = ("model.arguments", "optimizer.arguments", "objective", "policy", "data")
 
 # Where fields of earlier versions are now.
 _MOVED = {
     "model.stage_sizes": "model.arguments.stage_sizes",
     "model.channels": "model.arguments.channels",
+    "objective": "objective.name",
 }
 
 
@@ -50,7 +51,14 @@ def default_config() -> ml_collections.ConfigDict:
     # Batch norm over the whole batch; False normalises with each device's own shard.
     config.model.cross_replica_batch_norm = False
 
-    config.objective = "drawn_depth"  # what a step minimises: a key of training.OBJECTIVES
+    config.objective = ml_collections.ConfigDict()
+    # What a step minimises: a key of training.OBJECTIVES. The paper's is "drawn_depth", one drawn
+    # configuration; "expected" is all of them, "nested" and "sandwich" are some. The other fields
+    # are its own, but for these of all that work on several configurations in a step:
+    config.objective.name = "drawn_depth"
+    config.objective.distillation = 0.0  # share of the deepest's soft labels in the others' loss
+    config.objective.temperature = 1.0  # of the soft labels
+    config.objective.balanced = False  # weigh each configuration's loss by its own inverse too
 
     config.policy = ml_collections.ConfigDict()
     config.policy.name = "full_or_uniform"  # a key of depth.POLICIES; the other fields are its own
@@ -145,13 +153,17 @@ def run_name(config: ml_collections.ConfigDict) -> str:
 
     The suffix is the paper's: the probability of the full model, 0.5 as ``05``. Scheme ``resnet``
     always trains the full model, and has none; another policy's name is the suffix (``custom`` for
-    ``listed``).
+    ``listed``). Another objective than the paper's is named after it, as is what changes its loss.
     """
-    if config.policy.name != "full_or_uniform":
-        return f"{config.name}-{'custom' if config.policy.name == 'listed' else config.policy.name}"
-    if config.scheme == "resnet":
-        return config.name
-    return f"{config.name}-{f'{config.policy.full_probability:g}'.replace('.', '')}"
+    name, policy, objective = config.name, config.policy, config.objective
+    if policy.name != "full_or_uniform":
+        name += f"-{'custom' if policy.name == 'listed' else policy.name}"
+    elif config.scheme != "resnet":
+        name += f"-{f'{policy.full_probability:g}'.replace('.', '')}"
+    if objective.name != "drawn_depth":
+        name += f"-{objective.name}"
+    changes = {"distilled": "distillation", "balanced": "balanced"}
+    return name + "".join(f"-{word}" for word, each in changes.items() if objective.get(each))
 
 
 # Least and most of each number, where the field is there.
@@ -220,7 +232,8 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
     for name in defaults:
         if name not in fields and not _is_open(name):
             raise ValueError(f"config.{name} is missing; start from default_config()")
-    for name in ("data.name", "data.dir", "data.holdout", "policy.name", "policy.seed"):
+    needed = ("data.name", "data.dir", "data.holdout", "objective.name", "policy.name")
+    for name in (*needed, "policy.seed"):
         if name not in fields:
             raise ValueError(f"config.{name} is missing; set it beside the section's own fields")
     for name in fields:
@@ -250,7 +263,7 @@ def own_fields(
 
     Args:
       config: of a run.
-      section: "policy", "data" or "optimizer".
+      section: "objective", "policy", "data" or "optimizer".
       known: names of the fields that are its own.
       whose: what to call it in an error.
 
@@ -269,6 +282,7 @@ def own_fields(
 
 # Fields of a section that belong to no one in particular.
 _SHARED = {
+    "objective": ("name", "distillation", "temperature", "balanced"),
     "policy": ("name", "seed"),
     "data": ("name", "dir", "holdout"),
     "optimizer": (

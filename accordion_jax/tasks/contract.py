@@ -23,8 +23,8 @@ class Task(Protocol):
     """What an example is, how it is prepared, and when an answer to it is wrong.
 
     Arrays are NumPy's on a device, and JAX's (or tracers) in a compiled step: `check` and `prepare`
-    are one rule for both. `draw`, `augment` and `loss` are for training; they alone may import JAX,
-    inside.
+    are one rule for both. `draw`, `augment`, `loss` and `distillation_loss` are for training; they
+    alone may import JAX, inside.
 
     Attributes:
       kind: key of ``tasks.KINDS``; what a manifest calls it.
@@ -83,6 +83,9 @@ class Task(Protocol):
 
     def loss(self, outputs: Any, targets: Any) -> Any:
         """Returns [...] float32, the loss in nats of each answer; [...] is the targets' shape."""
+
+    def distillation_loss(self, outputs: Any, teacher: Any, temperature: float) -> Any:
+        """Returns [...] float32, how far answers are from those of a teacher, as `loss`."""
 
     def wrong(self, outputs: Any, targets: Any) -> Any:
         """Returns [...] bool, which answers are wrong; [...] is the targets' shape."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from accordion_jax.tasks.answers import cross_entropy, not_the_largest
+from accordion_jax.tasks.answers import cross_entropy, not_the_largest, soft_cross_entropy
 from accordion_jax.tasks.contract import Spec
 
 
@@ -34,6 +34,7 @@ class Features:
     std: tuple[float, ...] = ()
 
     loss = staticmethod(cross_entropy)
+    distillation_loss = staticmethod(soft_cross_entropy)
     wrong = staticmethod(not_the_largest)
 
     def __post_init__(self):

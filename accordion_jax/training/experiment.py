@@ -14,7 +14,13 @@ from accordion_jax import data, models, tasks
 from accordion_jax.depth import Ladder, Policy, make_ladder, make_policy, policy_fields
 from accordion_jax.runs import config as config_lib
 from accordion_jax.training import step as step_lib
-from accordion_jax.training.objective import OBJECTIVES, Draw, Objective, in_order_of_need
+from accordion_jax.training.objective import (
+    Draw,
+    Objective,
+    in_order_of_need,
+    make_objective,
+    objective_fields,
+)
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
 from accordion_jax.training.state import TrainState, example_spec, init_state, state_shapes
 
@@ -147,11 +153,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Expe
             f"config.train.batch_size={batch_size} is not divisible by {devices} devices; "
             f"nearest: {nearest}"
         )
-    if config.objective not in OBJECTIVES:
-        raise ValueError(
-            f"config.objective={config.objective!r} is not known; choose one of "
-            f"{sorted(OBJECTIVES)}"
-        )
+    objective = _make_objective(config)
     train = data.load(
         config.data.name, "train", data_dir=config.data.dir or None, holdout=config.data.holdout
     )
@@ -172,7 +174,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Expe
         model=model,
         ladder=ladder,
         policy=_make_policy(config, ladder),
-        objective=OBJECTIVES[config.objective],
+        objective=objective,
         train=train,
         optimizer=make_optimizer(config),
         learning_rate=make_schedule(config, steps_per_epoch),
@@ -197,6 +199,15 @@ def _make_model(
         dtype=jnp.dtype(config.model.dtype),
         axis_name=axis_name,
         scan_stages=config.run.scan_stages,
+    )
+
+
+def _make_objective(config: ml_collections.ConfigDict) -> Objective:
+    """The objective that the config names, with its fields."""
+    name = config.objective.name
+    known = objective_fields(name)
+    return make_objective(
+        name, **config_lib.own_fields(config, "objective", known, f"objective {name!r}")
     )
 
 

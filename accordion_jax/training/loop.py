@@ -296,8 +296,8 @@ class _Window:
         self._loop, self.shown = loop, "-"
         self.losses: list[float] | None = None  # one a run, of the newest step that is read
         self._pending: collections.deque = collections.deque()
-        # Loss and error, [runs] each, and depth.
-        self._read: list[tuple[np.ndarray, np.ndarray, int]] = []
+        # Name -> [runs] of each step, and its depth. Not all steps have the same names.
+        self._read: list[tuple[dict[str, np.ndarray], int]] = []
         if step:
             self._read = self._read_before(step)
         self._since, self._first_step = time.monotonic(), step
@@ -308,28 +308,38 @@ class _Window:
         if len(self._pending) > _LAG:
             self._take()
 
-    def _read_before(self, step: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    def _read_before(self, step: int) -> list[tuple[dict[str, np.ndarray], int]]:
         """What the process before had read, and not recorded, when it saved this step."""
-        kept = [each.unrecorded(step) for each in self._loop.checkpoints]
-        losses, errors, depths = (
-            [each.get(name, []) for each in kept] for name in ("loss", "error", "depth")
-        )
+        kept = [dict(each.unrecorded(step)) for each in self._loop.checkpoints]
+        depths = [each.pop("depth", []) for each in kept]
         if any(each != depths[0] for each in depths):  # runs that were not trained at once
             return []
-        columns = (np.array(each, np.float32).T for each in (losses, errors))
-        return list(zip(*columns, map(int, depths[0]), strict=True))
+        columns = {
+            name: np.array([each[name] for each in kept], np.float32).T
+            for name in kept[0]
+            if all(len(each.get(name, ())) == len(depths[0]) for each in kept)
+        }
+        return [
+            ({name: column[i] for name, column in columns.items() if _known(column[i])}, int(depth))
+            for i, depth in enumerate(depths[0])
+        ]
 
     @property
     def unrecorded(self) -> list[dict[str, list[float]]]:
-        """Of each run: the numbers of the steps since the last record."""
+        """Of each run: the numbers of the steps since the last record; NaN: a step has none."""
+        absent = np.full(len(self._loop.checkpoints), np.nan, np.float32)
         return [
             {
-                "loss": [float(loss[run]) for loss, _, _ in self._read],
-                "error": [float(error[run]) for _, error, _ in self._read],
-                "depth": [depth for _, _, depth in self._read],
+                name: [float(metrics.get(name, absent)[run]) for metrics, _ in self._read]
+                for name in self._names
             }
+            | {"depth": [depth for _, depth in self._read]}
             for run in range(len(self._loop.checkpoints))
         ]
+
+    @property
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for metrics, _ in self._read for name in metrics))
 
     def drain(self) -> None:
         """Reads what is queued: after it, every step so far had a finite loss."""
@@ -339,34 +349,34 @@ class _Window:
     def _take(self) -> None:
         step, depth, metrics = self._pending.popleft()
         # One number a run.
-        loss, error = (np.atleast_1d(data.unreplicate(metrics[name])) for name in ("loss", "error"))
+        read = {name: np.atleast_1d(data.unreplicate(each)) for name, each in metrics.items()}
+        loss = read["loss"]
         if not np.isfinite(loss).all():
             self._refuse(step, depth, loss)
-        self._read.append((loss, error, depth))
+        self._read.append((read, depth))
         self.shown, self.losses = f"{loss.mean():.3f}", loss.tolist()
         experiment = self._loop.experiment
         every = experiment.config.run.log_every_steps
         if step % every and step != experiment.total_steps:
             return
         now = time.monotonic()
-        losses, errors, depths = (np.array(each) for each in zip(*self._read, strict=True))
+        columns = {
+            name: np.array([each[name] for each, _ in self._read if name in each])
+            for name in self._names
+        }
         examples = (step - self._first_step) * experiment.config.train.batch_size
         shared = {
             "epoch": step / experiment.steps_per_epoch,
-            "mean_depth": float(depths.mean()),
+            "mean_depth": float(np.mean([depth for _, depth in self._read])),
             "learning_rate": float(experiment.learning_rate(step - 1)),
             f"{experiment.task.example_name}s_per_second": examples / max(now - self._since, 1e-9),
         }
         for run, writer in enumerate(self._loop.writers):
-            writer.write(
-                step,
-                "train",
-                shared
-                | {
-                    "loss": float(losses[:, run].mean(dtype=np.float64)),
-                    "error": float(errors[:, run].mean(dtype=np.float64)),
-                },
-            )
+            means = {
+                name: float(column[:, run].mean(dtype=np.float64))
+                for name, column in columns.items()
+            }
+            writer.write(step, "train", shared | means)
         self._read, self._since, self._first_step = [], now, step
 
     def _refuse(self, step: int, depth: int, loss: np.ndarray) -> None:
@@ -384,3 +394,7 @@ class _Window:
             "config.optimizer.learning_rate or set config.optimizer.warmup_epochs, and use "
             "another --workdir"
         )
+
+
+def _known(numbers: np.ndarray) -> bool:
+    return not np.isnan(numbers).any()

@@ -1,15 +1,18 @@
 """What a step minimises.
 
 An objective is a function from (ladder, policy, seed, step) to a `Draw`: which skip masks the step
-works on, and how much the loss of each counts. The step, its compiled programs and the look-ahead
-all ask this one function. It computes on the host, the same on every process, and depends on
-nothing else, so that what a run will need is known beforehand. A new objective is a function here
-and an entry in ``OBJECTIVES``.
+works on, how much the loss of each counts, and who teaches whom. The step, its compiled programs
+and the look-ahead all ask this one function. It computes on the host, the same on every process,
+and depends on nothing else, so that what a run will need is known beforehand. A new objective is a
+function here and an entry in ``OBJECTIVES``; what it takes beyond these four are its own fields of
+``config.objective``.
 """
 
 import dataclasses
+import functools
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import chex
@@ -27,13 +30,23 @@ class Draw:
     Attributes:
       skip_masks: one or several, of one length.
       weights: of the loss of each; positive.
+      teacher: index of the mask whose answers teach the others; None where nobody teaches.
+      distillation: share of the teacher's answers in the loss of each of the others, 0 to 1; the
+        rest is that of the right answers.
+      temperature: that softens the answers of teacher and taught; positive.
+      balanced: whether the loss of each mask is further weighted by its own inverse, so that deep
+        and shallow ones pull alike.
 
     Raises:
-      ValueError: the two do not fit together; names them.
+      ValueError: these do not fit together; names them.
     """
 
     skip_masks: tuple[SkipMask, ...]
     weights: tuple[float, ...]
+    teacher: int | None = None
+    distillation: float = 0.0
+    temperature: float = 1.0
+    balanced: bool = False
 
     def __post_init__(self):
         if not self.skip_masks or len(self.skip_masks) != len(self.weights):
@@ -47,6 +60,15 @@ class Draw:
             raise ValueError("a draw has a skip mask twice; add up its weights")
         if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
             raise ValueError(f"weights={self.weights} of a draw must be positive and finite")
+        if self.teacher is not None and not 0 <= self.teacher < len(self.skip_masks):
+            raise ValueError(
+                f"teacher={self.teacher} of a draw must be the index of one of its "
+                f"{len(self.skip_masks)} skip masks"
+            )
+        if not 0 <= self.distillation <= 1:
+            raise ValueError(f"distillation={self.distillation} must be a share, 0 to 1")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature={self.temperature} must be positive and finite")
 
     @property
     def skip_mask(self) -> SkipMask:
@@ -68,12 +90,176 @@ def single(skip_mask: SkipMask) -> Draw:
     return Draw((skip_mask,), (1.0,))
 
 
+def _weighted(ladder: Ladder, weights: Mapping[int, float]) -> Draw:
+    """Returns the draw of these configurations, smallest first; those of weight 0 are left out."""
+    chosen = {index: weights[index] for index in sorted(weights) if weights[index] > 0}
+    return Draw(tuple(ladder[index].skip_mask for index in chosen), tuple(chosen.values()))
+
+
 def drawn_depth(ladder: Ladder, policy: Policy, seed: int, step: int) -> Draw:
     """Returns one configuration, drawn from the policy: the objective of Ayed et al."""
     return single(ladder[draw(policy, seed=seed, step=step)].skip_mask)
 
 
-OBJECTIVES: dict[str, Objective] = {"drawn_depth": drawn_depth}
+def expected(ladder: Ladder, policy: Policy, seed: int, step: int) -> Draw:
+    """Returns all configurations, weighted by the policy.
+
+    The loss of each step, and its gradient, are exactly the policy's expectation of those of
+    `drawn_depth`. Where the ladder is one of prefixes, a step costs one of the full model and a
+    head for each configuration; and there is one program to compile in place of one a depth.
+    """
+    del seed, step
+    return _weighted(ladder, dict(enumerate(policy.probabilities)))
+
+
+def nested(
+    ladder: Ladder, policy: Policy, seed: int, step: int, *, deepest_weight: float = 0.5
+) -> Draw:
+    """Returns a drawn configuration and all smaller ones that the policy draws.
+
+    Where the ladder is one of prefixes, a step costs what one of `drawn_depth` does, and a head for
+    each configuration. The weights of a step sum to one, so that its loss does not jump with the
+    depth: the price is that the expected gradient is not the policy's, but leans to what is small.
+
+    Args:
+      ladder: of the scheme.
+      policy: over the ladder.
+      seed: of the draws.
+      step: taken so far.
+      deepest_weight: of the drawn configuration, above 0 and at most 1; the smaller ones share the
+        rest as the policy does.
+
+    Raises:
+      ValueError: `deepest_weight` is out of range.
+    """
+    if not 0 < deepest_weight <= 1:
+        raise ValueError(f"deepest_weight={deepest_weight} must be above 0 and at most 1")
+    drawn = draw(policy, seed=seed, step=step)
+    smaller = {index: p for index, p in enumerate(policy.probabilities[:drawn]) if p > 0}
+    if not smaller:
+        return single(ladder[drawn].skip_mask)
+    share = (1 - deepest_weight) / math.fsum(smaller.values())
+    return _weighted(
+        ladder, {index: share * p for index, p in smaller.items()} | {drawn: deepest_weight}
+    )
+
+
+def sandwich(ladder: Ladder, policy: Policy, seed: int, step: int, *, draws: int = 1) -> Draw:
+    """Returns the smallest and the largest configuration, and some drawn between them.
+
+    The sandwich rule of Yu and Huang 2019 (arXiv:1903.05134), for ladders whose configurations are
+    no prefixes, where all of them in each step would cost too much. What the drawn ones share is
+    computed once. The weights are those of the policy, the drawn ones stand for all between: the
+    expected gradient is the policy's.
+
+    Args:
+      ladder: of the scheme.
+      policy: over the ladder; the smallest and the largest are those that it draws.
+      seed: of the draws.
+      step: taken so far.
+      draws: how many between, each drawn anew.
+
+    Raises:
+      ValueError: `draws` is not positive.
+    """
+    if draws < 1:
+        raise ValueError(f"draws={draws} of a sandwich must be at least 1")
+    support = sorted(policy.drawn)
+    ends, between = {support[0], support[-1]}, support[1:-1]
+    weights = {index: policy.probabilities[index] for index in ends}
+    if between:
+        rest = math.fsum(policy.probabilities[index] for index in between)
+        inner = [0.0] * len(ladder)
+        for index in between:
+            inner[index] = policy.probabilities[index] / rest
+        of_inner = Policy(tuple(inner))
+        for number in range(draws):
+            index = draw(of_inner, seed=seed, step=step * draws + number)
+            weights[index] = weights.get(index, 0.0) + rest / draws
+    return _weighted(ladder, weights)
+
+
+# Name in a config -> function of (ladder, policy, seed, step) and of its own fields.
+OBJECTIVES: dict[str, Callable[..., Draw]] = {
+    "drawn_depth": drawn_depth,
+    "expected": expected,
+    "nested": nested,
+    "sandwich": sandwich,
+}
+
+# Fields of ``config.objective`` that every objective has.
+_SHARED = ("distillation", "temperature", "balanced")
+
+
+def objective_fields(name: str) -> tuple[str, ...]:
+    """Returns the fields of ``config.objective`` that an objective takes.
+
+    Raises:
+      ValueError: the objective is not known; names those there are.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f"config.objective.name={name!r} is not known; choose one of {sorted(OBJECTIVES)}"
+        )
+    _, _, _, _, *own = inspect.signature(OBJECTIVES[name]).parameters
+    return (*own, *_SHARED)
+
+
+def make_objective(
+    name: str,
+    *,
+    distillation: float = 0.0,
+    temperature: float = 1.0,
+    balanced: bool = False,
+    **fields: Any,
+) -> Objective:
+    """Returns the objective of a name.
+
+    Args:
+      name: key of ``OBJECTIVES``.
+      distillation: share of the soft labels in the loss of each configuration of a step but the
+        deepest, which gives them: distillation in place (Yu and Huang 2019, arXiv:1903.05134). 0:
+        none.
+      temperature: of the soft labels (Hinton et al. 2015, arXiv:1503.02531).
+      balanced: weigh the loss of each configuration by its own inverse too, as AdaLoss (Hu et al.
+        2019, arXiv:1708.06832), of the batch at hand: the step follows the gradient of the sum of
+        the losses' logarithms.
+      **fields: the objective's own.
+
+    Raises:
+      ValueError: the name is not known, a field is not one of its own or has a value that it
+        refuses, or the objective works on one configuration a step, where nobody can be taught.
+    """
+    known = objective_fields(name)
+    for field in fields:
+        if field not in known:
+            raise ValueError(
+                f"config.objective.{field}: {name!r} has no such field; it has {', '.join(known)}"
+            )
+    make = functools.partial(OBJECTIVES[name], **fields)
+    if not distillation and not balanced:
+        return make
+    if OBJECTIVES[name] is drawn_depth:
+        raise ValueError(
+            f"config.objective.distillation={distillation} and balanced={balanced} want several "
+            f"configurations in a step; {name!r} works on one: use 'expected', 'nested' or "
+            "'sandwich'"
+        )
+
+    def objective(ladder: Ladder, policy: Policy, seed: int, step: int) -> Draw:
+        drawn = make(ladder, policy, seed, step)
+        if len(drawn.skip_masks) == 1:
+            return drawn
+        depths = [mask.count(False) for mask in drawn.skip_masks]
+        return dataclasses.replace(
+            drawn,
+            teacher=depths.index(max(depths)) if distillation else None,
+            distillation=float(distillation),
+            temperature=float(temperature),
+            balanced=bool(balanced),
+        )
+
+    return objective
 
 
 def in_order_of_need(draw_of: Callable[[int], Draw], steps: Iterable[int]) -> list[Draw]:
@@ -94,18 +280,54 @@ def weighted_loss(
 
     Returns:
       [] float32, the weighted sum over the masks of the mean loss; and {"loss": the same, "error":
-      the weighted mean of the share of wrong answers}.
+      the weighted mean of the share of wrong answers}. Where one mask teaches the others, also
+      {"task_loss", "distillation_loss"}: the weighted means over these others of their loss by the
+      right answers, and by the teacher's.
     """
     # A family's answers to a task's questions: here, since afterwards broadcasting hides a mistake.
     chex.assert_shape(outputs, (len(drawn.skip_masks), *targets.shape, None))
-    chex.assert_type(outputs, jnp.float32)
+    chex.assert_type(outputs, jnp.float64 if outputs.dtype == jnp.float64 else jnp.float32)
     each_mask = [outputs[i] for i in range(len(drawn.skip_masks))]
     losses = [task.loss(each, targets).mean() for each in each_mask]
     errors = [jnp.mean(task.wrong(each, targets)) for each in each_mask]
     if drawn.weights == (1.0,):
-        loss, error = losses[0], errors[0]
-    else:
-        weights = jnp.asarray(drawn.weights, jnp.float32)
-        loss = jnp.sum(weights * jnp.stack(losses))
-        error = jnp.sum(weights * jnp.stack(errors)) / math.fsum(drawn.weights)
-    return loss, {"loss": loss, "error": error}
+        return losses[0], {"loss": losses[0], "error": errors[0]}
+    weights = jnp.asarray(drawn.weights, losses[0].dtype)
+    error = jnp.sum(weights.astype(errors[0].dtype) * jnp.stack(errors)) / math.fsum(drawn.weights)
+    metrics = {"error": error}
+    if drawn.teacher is not None:
+        losses, sizes = _taught(drawn, task, each_mask, losses)
+        metrics |= sizes
+    stacked = jnp.stack(losses)
+    if drawn.balanced:
+        # Scaled so that the sum of the losses, as it is minimised, keeps its size.
+        inverse = jax.lax.stop_gradient(1 / jnp.maximum(stacked, 1e-3))
+        weights = weights * inverse * (jnp.sum(weights) / jnp.sum(weights * inverse))
+    loss = jnp.sum(weights * stacked)
+    return loss, {"loss": loss} | metrics
+
+
+def _taught(
+    drawn: Draw, task: Task, outputs: list[jax.Array], losses: list[jax.Array]
+) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+    """Returns each mask's loss with the teacher's share, and the sizes of both parts."""
+    assert drawn.teacher is not None
+    soft = jax.lax.stop_gradient(outputs[drawn.teacher])
+    share, students = drawn.distillation, [i for i in range(len(outputs)) if i != drawn.teacher]
+    by_teacher = {
+        i: task.distillation_loss(outputs[i], soft, drawn.temperature).mean() for i in students
+    }
+    of_students = math.fsum(drawn.weights[i] for i in students)
+
+    def mean(each: Callable[[int], jax.Array]) -> jax.Array:
+        return jnp.sum(jnp.stack([drawn.weights[i] / of_students * each(i) for i in students]))
+
+    sizes = {
+        "task_loss": mean(losses.__getitem__),
+        "distillation_loss": mean(by_teacher.__getitem__),
+    }
+    mixed = [
+        (1 - share) * loss + share * by_teacher[i] if i in by_teacher else loss
+        for i, loss in enumerate(losses)
+    ]
+    return mixed, sizes

@@ -22,7 +22,7 @@ from accordion_jax.data import Dataset, loading
 from accordion_jax.models import prefixes
 from accordion_jax.runs.config import default_config
 from accordion_jax.tasks import Spec
-from accordion_jax.tasks.answers import cross_entropy, not_the_largest
+from accordion_jax.tasks.answers import cross_entropy, not_the_largest, soft_cross_entropy
 
 SYMBOLS = "0123456789+= "
 
@@ -46,6 +46,7 @@ class Tokens:
     vocabulary: int
 
     loss = staticmethod(cross_entropy)
+    distillation_loss = staticmethod(soft_cross_entropy)
     wrong = staticmethod(not_the_largest)
 
     @property
