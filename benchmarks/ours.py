@@ -164,26 +164,34 @@ class Ours:
         """Returns the skip masks of the first steps, as the run draws them."""
         return [self.experiment.draw(step).skip_mask for step in range(steps)]
 
-    def start(self, skip_mask: SkipMask) -> dict[str, jax.Array]:
+    def start(self, work_on: SkipMask | training.Draw) -> dict[str, jax.Array]:
         """Starts a step; returns its metrics, which are there when it is done."""
-        draw = training.single(skip_mask)
+        draw = _draw(work_on)
         updated, metrics = self.variants(draw)(*self._arguments(draw))
         self.state = self.state.merge(updated)
         return metrics
 
-    def train(self, skip_masks: Sequence[SkipMask]) -> float:
-        """Takes a step of each skip mask; returns the seconds until all are done."""
+    def train(self, work_on: Sequence[SkipMask | training.Draw]) -> float:
+        """Takes a step of each skip mask or draw; returns the seconds until all are done."""
         started = time.perf_counter()
-        metrics = [self.start(mask) for mask in skip_masks]
+        metrics = [self.start(each) for each in work_on]
         jax.block_until_ready((self.state, metrics))
         return time.perf_counter() - started
 
-    def compile(self, skip_masks: Sequence[SkipMask], workers: int = 0) -> float:
+    def compile(self, work_on: Sequence[SkipMask | training.Draw], workers: int = 0) -> float:
         """Compiles steps, several at once (0: one a core); returns the seconds."""
         started = time.perf_counter()
-        for _ in self.variants.compile_ahead(map(training.single, skip_masks), workers):
+        for _ in self.variants.compile_ahead(map(_draw, work_on), workers):
             pass
         return time.perf_counter() - started
+
+    def draws(self, steps: int) -> list[training.Draw]:
+        """Returns what the first steps work on, as the run draws it."""
+        return [self.experiment.draw(step) for step in range(steps)]
+
+    def temporary_bytes(self, draw: training.Draw) -> int:
+        """Returns the memory that a step takes beside its state, as its compiler says."""
+        return self.variants(draw).memory_analysis().temp_size_in_bytes  # type: ignore[attr-defined]
 
     def sweep_of(self, skip_masks: Sequence[SkipMask]) -> Callable[[], float]:
         """Returns a function that measures skip masks in one pass, and returns the seconds."""
@@ -228,3 +236,7 @@ class Ours:
     def hardware(self) -> str:
         """Returns how many devices of what kind it runs on."""
         return f"{len(self._devices)} x {self._devices[0].device_kind}"
+
+
+def _draw(work_on: SkipMask | training.Draw) -> training.Draw:
+    return work_on if isinstance(work_on, training.Draw) else training.single(work_on)
