@@ -1,8 +1,9 @@
-"""Draws several runs on one picture, and prints their errors at shares of the bytes.
+"""Draws several runs on one picture, and prints what each reaches for how many bytes.
 
     python -m accordion_jax.report runs/resnet56_* --out=figure.png
 
-Runs that differ only in seed become one curve, their mean and standard deviation.
+Runs that differ only in seed become one curve, their mean and standard deviation. With --reference,
+a run's label, the last table says how far each is behind that one at its full depth.
 """
 
 import pathlib
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 
 from accordion_jax import evaluation
-from accordion_jax.depth import LookupTable, Row
+from accordion_jax.depth import LookupTable
 from accordion_jax.system import command
 
 _OUT = flags.DEFINE_string("out", "report.png", "The picture; its ending gives the format.")
@@ -27,40 +28,67 @@ _ERRORS = flags.DEFINE_list(
 _BITS = flags.DEFINE_integer(
     "bits_per_parameter", 0, "Of the picture's axis; 0 is the true bytes. The paper counts 64."
 )
+_REFERENCE = flags.DEFINE_string(
+    "reference", "", "Label of the runs that the others' full depth is compared with."
+)
+
+Groups = dict[str, list[LookupTable]]
+# Of a look-up table and a column: what its cell shows; None where it has none.
+Cell = Callable[[LookupTable, str], float | None]
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def _spread(values: Sequence[float | None], unit: str) -> str:
     """Mean, and standard deviation where there are several; a dash where one is missing."""
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) < len(values):
         return "-"
-    mean = f"{100 * statistics.fmean(numbers):.2f} %"
-    return mean if len(numbers) == 1 else f"{mean} ± {100 * statistics.stdev(numbers):.2f}"
+    mean = f"{statistics.fmean(numbers):.2f}{unit}"
+    return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.2f}"
 
 
-def _table(
-    title: str,
-    columns: Sequence[str],
-    groups: dict[str, list[LookupTable]],
-    cell: Callable[[LookupTable, float], float | None],
-) -> str:
+def _table(title: str, columns: Sequence[str], groups: Groups, cell: Cell, unit: str = " %") -> str:
     """A Markdown table with a row a curve."""
     lines = [
-        f"| {title} | seeds | " + " | ".join(f"{column} %" for column in columns) + " |",
+        f"| {title} | seeds | " + " | ".join(columns) + " |",
         "| --- " * (len(columns) + 2) + "|",
     ]
     for label, tables in groups.items():
-        cells = [_spread([cell(t, float(column) / 100) for t in tables]) for column in columns]
+        cells = [_spread([cell(table, column) for table in tables], unit) for column in columns]
         lines.append(f"| {label} | {len(tables)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _error(row: Row | None) -> float | None:
-    return None if row is None else row.top1_error
+def _at_a_share(table: LookupTable, column: str) -> float | None:
+    row = table.at_share_of_bytes(_share(column))
+    return None if row is None else 100 * row.top1_error
 
 
-def _share(row: Row | None) -> float | None:
-    return None if row is None else row.share_of_bytes
+def _bytes_for(table: LookupTable, column: str) -> float | None:
+    row = table.smallest_reaching(_share(column))
+    return None if row is None else 100 * row.share_of_bytes
+
+
+def _macs_for(table: LookupTable, column: str) -> float | None:
+    row = table.smallest_reaching(_share(column))
+    return None if row is None else row.macs / 1e6
+
+
+def _share(column: str) -> float:
+    return float(column.removesuffix(" %")) / 100
+
+
+def _behind(groups: Groups, reference: str) -> str:
+    """How far the full depth of each is behind the mean of the reference's."""
+    if reference not in groups:
+        raise ValueError(f"--reference={reference!r} is none of {', '.join(map(repr, groups))}")
+    wanted = statistics.fmean(table.full.top1_error for table in groups[reference])
+    columns = ("error", f"behind {reference}")
+
+    def cell(table: LookupTable, column: str) -> float | None:
+        error = table.full.top1_error
+        return 100 * (error if column == "error" else error - wanted)
+
+    return _table("at the largest depth", columns, groups, cell)
 
 
 def main(argv: list[str]) -> None:
@@ -74,27 +102,25 @@ def main(argv: list[str]) -> None:
     tables = [LookupTable.read(pathlib.Path(path)) for path in argv[1:]]
     error_name = evaluation.error_name(tables)
     article = "an" if error_name[:1] in "aeiou" else "a"
-    groups = evaluation.group_seeds(tables)
+    by_label = evaluation.group_seeds(tables)
+    title, labels = evaluation.without_common(list(by_label))
+    groups = dict(zip(labels, by_label.values(), strict=True))
+    behind = [_behind(groups, _REFERENCE.value)] if _REFERENCE.value else []
     curves = [evaluation.average_seeds(label, each, _BITS.value) for label, each in groups.items()]
     axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
-    picture = evaluation.draw_error_vs_size(curves, _OUT.value, axis=axis, error_name=error_name)
-    print(
-        _table(
-            f"{error_name} at a share of the bytes",
-            _SHARES.value,
-            groups,
-            lambda table, share: _error(table.at_share_of_bytes(share)),
-        )
+    picture = evaluation.draw_error_vs_size(
+        curves, _OUT.value, title=title, axis=axis, error_name=error_name
     )
-    print()
-    print(
+    shares, errors = ([f"{each} %" for each in flag.value] for flag in (_SHARES, _ERRORS))
+    parts = [
+        _table(f"{error_name} at a share of the bytes", shares, groups, _at_a_share),
+        _table(f"least share of the bytes for {article} {error_name}", errors, groups, _bytes_for),
         _table(
-            f"least share of the bytes for {article} {error_name}",
-            _ERRORS.value,
-            groups,
-            lambda table, error: _share(table.smallest_reaching(error)),
-        )
-    )
+            f"10^6 multiply-accumulates for {article} {error_name}", errors, groups, _macs_for, ""
+        ),
+        *behind,
+    ]
+    print("\n\n".join(parts))
     print(f"\n  {picture}")
 
 

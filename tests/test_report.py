@@ -7,6 +7,7 @@ from absl import app
 from PIL import Image
 
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
+from accordion_jax.evaluation import without_common
 from tests.commands import call_main
 
 LADDER = make_ladder("coml", (1, 1, 1))
@@ -78,11 +79,11 @@ def test_a_report_of_several_runs(call, tmp_path):
     ]
     picture = tmp_path / "figures" / "all.png"
     output = call(*runs[:-1], runs[-1] / "lookup_table.json", f"--out={picture}")
-    at_shares, at_errors = tables_in(output)
+    at_shares, at_errors, at_macs = tables_in(output)
     assert at_shares == {
         "top-1 error at a share of the bytes": ["seeds", "10 %", "25 %", "50 %", "75 %", "100 %"],
         # 52 ± 2 % at 25 % of the bytes; the standard deviation of 20, 26 and 29 % is 4.58.
-        "mine on digits": [
+        "mine": [
             "3",
             "90.00 % ± 0.00",
             "52.00 % ± 2.00",
@@ -91,8 +92,8 @@ def test_a_report_of_several_runs(call, tmp_path):
             "25.00 % ± 4.58",
         ],
         # With all its bytes one may run the second largest, which is the better one.
-        "mine on digits #2": ["1", "80.00 %", "45.00 %", "35.00 %", "35.00 %", "35.00 %"],
-        "other on digits": ["1", "70.00 %", "60.00 %", "55.00 %", "55.00 %", "50.00 %"],
+        "mine #2": ["1", "80.00 %", "45.00 %", "35.00 %", "35.00 %", "35.00 %"],
+        "other": ["1", "70.00 %", "60.00 %", "55.00 %", "55.00 %", "50.00 %"],
     }
     assert at_errors == {
         "least share of the bytes for a top-1 error": [
@@ -104,10 +105,15 @@ def test_a_report_of_several_runs(call, tmp_path):
             "50 %",
         ],
         # 30 %: with 50, 100 and 100 % of the bytes. 20 % only one seed reaches.
-        "mine on digits": ["3", "-", "-", "83.33 % ± 28.87", "50.00 % ± 0.00", "41.67 % ± 14.43"],
-        "mine on digits #2": ["1", "-", "-", "-", "50.00 %", "25.00 %"],
-        "other on digits": ["1", "-", "-", "-", "-", "100.00 %"],
+        "mine": ["3", "-", "-", "83.33 % ± 28.87", "50.00 % ± 0.00", "41.67 % ± 14.43"],
+        "mine #2": ["1", "-", "-", "-", "50.00 %", "25.00 %"],
+        "other": ["1", "-", "-", "-", "-", "100.00 %"],
     }
+    title, *columns = next(iter(at_macs)), *next(iter(at_macs.values()))
+    assert title == "10^6 multiply-accumulates for a top-1 error"
+    assert columns == ["seeds", "10 %", "20 %", "30 %", "40 %", "50 %"]
+    # Of 100, 250 and 500 each block, and 1 the base; 40 % is reached with two blocks.
+    assert at_macs["mine #2"] == ["1", "-", "-", "-", "0.00", "0.00"]
     assert output.rstrip().endswith(str(picture))
     with Image.open(picture) as image:
         image.load()
@@ -122,7 +128,7 @@ def test_shares_errors_and_axis_may_be_chosen(call, tmp_path):
         "--errors=95",
         "--bits_per_parameter=64",
     )
-    at_shares, at_errors = tables_in(output)
+    at_shares, at_errors, _ = tables_in(output)
     assert at_shares["mine on digits"] == ["1", "-", "90.00 %"]
     assert at_errors["mine on digits"] == ["1", "10.00 %"]
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
@@ -178,6 +184,7 @@ def test_an_error_of_another_name_is_called_so(call, tmp_path):
     assert titles == [
         "error of the next token at a share of the bytes",
         "least share of the bytes for an error of the next token",
+        "10^6 multiply-accumulates for an error of the next token",
     ]
     picture = (tmp_path / "figure.svg").read_text()
     assert "<!-- error of the next token, % -->" in picture
@@ -193,11 +200,42 @@ def test_a_checkpoint_or_split_of_another_kind_is_another_curve(call, tmp_path):
     validation = dataclasses.replace(table, provenance=table.provenance | {"split": "validation"})
     validation.write(tmp_path / "validation")
     output = call(*runs, tmp_path / "validation", f"--out={tmp_path}/figure.png")
-    at_shares, _ = tables_in(output)
+    at_shares, *_ = tables_in(output)
     full = {label: cells[-1] for label, cells in at_shares.items()}
     assert full == {
         "top-1 error at a share of the bytes": "100 %",
-        "mine on digits": "20.00 %",
-        "mine on digits #2": "10.00 %",
-        "mine on digits #3": "20.00 %",
+        "mine": "20.00 %",
+        "mine #2": "10.00 %",
+        "mine #3": "20.00 %",
     }
+
+
+def test_the_largest_depth_is_compared_with_a_reference(call, tmp_path):
+    runs = [
+        write_run(tmp_path / "a0", (900, 500, 300, 200), seed=0, name="net_plain"),
+        write_run(tmp_path / "a1", (900, 520, 310, 240), seed=1, name="net_plain"),
+        write_run(tmp_path / "b", (800, 450, 350, 270), name="net_mine"),
+    ]
+    output = call(*runs, f"--out={tmp_path}/figure.png", "--reference=plain")
+    *_, behind = tables_in(output)
+    assert behind == {
+        "at the largest depth": ["seeds", "error", "behind plain"],
+        "plain": ["2", "22.00 % ± 2.83", "0.00 % ± 2.83"],
+        "mine": ["1", "27.00 %", "5.00 %"],
+    }
+    with pytest.raises(ValueError, match=r"--reference='net' is none of 'plain', 'mine'"):
+        call(*runs, f"--out={tmp_path}/figure.png", "--reference=net")
+
+
+@pytest.mark.parametrize(
+    ("labels", "title", "left"),
+    [
+        (["a_b on digits"], "a_b on digits", ["a_b on digits"]),
+        (["a_b on digits", "a_c on digits"], "a on digits", ["b", "c"]),
+        (["net_coml-05 on x", "net_coml-05 on x #2"], "net on x", ["coml-05", "coml-05 #2"]),
+        (["one on digits", "other on digits"], "digits", ["one", "other"]),
+        (["a_b on digits", "a_b on cifar10"], "", ["a_b on digits", "a_b on cifar10"]),
+    ],
+)
+def test_labels_say_what_differs(labels, title, left):
+    assert without_common(labels) == (title, left)

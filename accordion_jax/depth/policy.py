@@ -130,10 +130,25 @@ def listed(ladder: Ladder, probabilities: Sequence[float] = ()) -> Policy:
     return Policy(tuple(map(float, probabilities)))
 
 
+def only(ladder: Ladder, depth: int) -> Policy:
+    """Returns the policy that always draws the configuration of so many blocks.
+
+    A network of one depth, trained alone: what a ladder's configurations are compared with.
+
+    Raises:
+      ValueError: no configuration keeps so many blocks; names those there are.
+    """
+    depths = [configuration.depth for configuration in ladder]
+    if depth not in depths:
+        raise ValueError(f"depth={depth} of policy 'only' must be one of {depths} blocks")
+    return Policy(tuple(float(each == depth) for each in depths))
+
+
 # Name in a config -> function of a ladder and of its own fields of ``config.policy``.
 POLICIES: dict[str, Callable[..., Policy]] = {
     "full_or_uniform": full_or_uniform,
     "listed": listed,
+    "only": only,
 }
 
 

@@ -2,7 +2,7 @@
 
 from accordion_jax.evaluation.pictures import Curve, average_seeds, draw_error_vs_size
 from accordion_jax.evaluation.results import make_evaluate, summarise, write_results
-from accordion_jax.evaluation.seeds import error_name, group_seeds
+from accordion_jax.evaluation.seeds import error_name, group_seeds, without_common
 from accordion_jax.evaluation.sweep import Counts, Sweep, make_table
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "make_evaluate",
     "make_table",
     "summarise",
+    "without_common",
     "write_results",
 ]

@@ -1,5 +1,6 @@
 """Which runs belong together: those of one experiment that differ only in seed."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,3 +71,29 @@ def group_seeds(tables: Sequence[LookupTable]) -> dict[str, list[LookupTable]]:
             )
         group.append(table)
     return groups
+
+
+def without_common(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns what labels have in common, as a title, and what is left of each.
+
+    "figure_resnet20_resnet on cifar10" and "figure_resnet20_coml-05 on cifar10" are "resnet" and
+    "coml-05" of "figure_resnet20 on cifar10". A single label is its own title and is left whole.
+
+    Args:
+      labels: as `group_seeds` gives them, one or more.
+    """
+    pairs = [label.rpartition(" on ")[::2] for label in labels]
+    datasets = {dataset.split(" #")[0] for _, dataset in pairs}
+    if len(labels) == 1 or len(datasets) > 1:
+        return (labels[0] if len(labels) == 1 else ""), list(labels)
+    (dataset,) = datasets
+    names = [name for name, _ in pairs]
+    prefix = "".join(each[0] for each in itertools.takewhile(_equal, zip(*names, strict=False)))
+    prefix = prefix.rpartition("_")[0]
+    cut = len(prefix) + 1 if prefix else 0
+    left = [f"{name[cut:]}{at.removeprefix(dataset)}" for name, at in pairs]
+    return (f"{prefix} on {dataset}" if prefix else dataset), left
+
+
+def _equal(letters: Sequence[str]) -> bool:
+    return len(set(letters)) == 1
