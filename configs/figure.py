@@ -50,7 +50,7 @@ COSTS = {
 }
 
 
-def get_config(variant):
+def get_config(variant="resnet20_coml-05"):
     network, _, method = variant.partition("_")
     if network not in NETWORKS or method not in METHODS:
         raise ValueError(

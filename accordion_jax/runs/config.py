@@ -53,9 +53,13 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.objective = ml_collections.ConfigDict()
     # What a step minimises: a key of training.OBJECTIVES. The paper's is "drawn_depth", one drawn
-    # configuration; "expected" is all of them, "nested" and "sandwich" are some. The other fields
-    # are its own, but for these of all that work on several configurations in a step:
+    # configuration; "expected" is all of them, "nested" and "sandwich" are some.
     config.objective.name = "drawn_depth"
+    config.objective.deepest_weight = (
+        0.5  # of "nested": of the drawn one; the smaller share the rest
+    )
+    config.objective.draws = 1  # of "sandwich": how many between the smallest and the largest
+    # Of all that work on several configurations in a step:
     config.objective.distillation = 0.0  # share of the deepest's soft labels in the others' loss
     config.objective.temperature = 1.0  # of the soft labels
     config.objective.balanced = False  # weigh each configuration's loss by its own inverse too
@@ -66,6 +70,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.policy.min_depth = 1  # blocks in the smallest configuration that is drawn
     # Of policy "listed": one a configuration, smallest (the base alone) first.
     config.policy.probabilities = ()
+    config.policy.depth = 0  # of policy "only": blocks of the one that is always drawn
     # Of the draws; -1: config.seed. Seeds that are trained at once need the same draws.
     config.policy.seed = -1
 
@@ -280,10 +285,13 @@ def own_fields(
     return {name: value for name, value in config[section].items() if name in known}
 
 
-# Fields of a section that belong to no one in particular.
+# Fields of a section that belong to no one in particular, or came later than their owner's others.
 _SHARED = {
-    "objective": ("name", "distillation", "temperature", "balanced"),
-    "policy": ("name", "seed"),
+    "objective": (
+        *("name", "distillation", "temperature", "balanced"),
+        *("deepest_weight", "draws"),
+    ),
+    "policy": ("name", "seed", "depth"),
     "data": ("name", "dir", "holdout"),
     "optimizer": (
         *("name", "arguments", "learning_rate", "schedule"),
