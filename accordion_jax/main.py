@@ -199,6 +199,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a field that the config lacks is told in words."""
     try:
         return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:  # a field of old may be a section now
+        if moved := config_lib.moved_fields(argv):
+            raise ValueError("; ".join(moved)) from error
+        raise
     except (AttributeError, KeyError, TypeError) as error:  # as ml_collections refuses a field
         reason: BaseException | str = error
         while isinstance(reason, BaseException):  # one may be wrapped in another

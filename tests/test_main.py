@@ -321,9 +321,12 @@ def test_several_seeds_at_once_leave_a_run_each(tmp_path):
         (["--seeds=0,1"], "would draw different depths"),
         (["--seeds=0,one", "--config.policy.seed=0"], "--seeds=0,one must be whole numbers"),
         (["--seeds=1,1", "--config.policy.seed=0"], "must differ"),
+        (["--config.objective=expected"], "config.objective is now config.objective.name"),
+        (["--config.objective.name=expectd"], "choose one of ['drawn_depth', 'expected',"),
+        (["--config.objective.distillation=0.5"], "want several configurations in a step"),
     ],
 )
-def test_seeds_that_cannot_be_trained_at_once_are_refused(tmp_path, flags, message):
+def test_flags_that_cannot_be_followed_are_refused_in_words(tmp_path, flags, message):
     process = start(f"--workdir={tmp_path / 'run'}", *flags)
     output = finish(process)
     assert process.returncode == 1

@@ -119,6 +119,7 @@ def test_the_sizes_of_both_losses_are_recorded_over_a_break_too(tmp_path):
         "objective__name": "nested",
         "objective__distillation": 0.5,
         "run__checkpoint_every_steps": 1,
+        "run__log_every_steps": 5,
     }
     training.train(make(**fields), tmp_path / "unbroken")
     experiment = make(**fields)
@@ -130,7 +131,7 @@ def test_the_sizes_of_both_losses_are_recorded_over_a_break_too(tmp_path):
     experiment.config.run.eval_every_epochs = 3 / experiment.steps_per_epoch
     with pytest.raises(training.Preempted) as stopped:
         training.train(experiment, tmp_path / "broken", evaluate=evaluate)
-    assert stopped.value.step == 3
+    assert stopped.value.step == 4
     training.train(make(**fields), tmp_path / "broken")
     names = ("step", "loss", "error", "task_loss", "distillation_loss")
     unbroken, broken = (
@@ -143,9 +144,11 @@ def test_the_sizes_of_both_losses_are_recorded_over_a_break_too(tmp_path):
     )
     assert broken == unbroken
     depths = [experiment.draw(step).depth for step in range(6)]
-    taught = [max(depths[i : i + 2]) > 1 for i in range(0, 6, 2)]
+    assert [record["step"] for record in unbroken] == [5, 6]
+    taught = [max(depths[:5]) > 1, depths[5] > 1]
     assert [record["distillation_loss"] is not None for record in unbroken] == taught
-    assert any(taught)
+    assert taught[0]
+    assert 1 in depths[:5]
 
 
 # One configuration, so that one step is compiled.
