@@ -53,12 +53,17 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.objective = ml_collections.ConfigDict()
     # What a step minimises: a key of training.OBJECTIVES. The paper's is "drawn_depth", one drawn
-    # configuration; "expected" is all of them, "nested" and "sandwich" are some.
+    # configuration; "expected" is all of them, "nested" and "sandwich" are some; "minimax" is all,
+    # with weights that follow their losses.
     config.objective.name = "drawn_depth"
     config.objective.deepest_weight = (
         0.5  # of "nested": of the drawn one; the smaller share the rest
     )
     config.objective.draws = 1  # of "sandwich": how many between the smallest and the largest
+    config.objective.rate = 0.01  # of "minimax": of the weights, a step and nat of excess
+    config.objective.floor = 0.1  # of "minimax": share of the policy that no weight falls below
+    # Of "minimax": what the loss of each configuration could be, in nats, the base alone first.
+    config.objective.references = ()
     # Of all that work on several configurations in a step:
     config.objective.distillation = 0.0  # share of the deepest's soft labels in the others' loss
     config.objective.temperature = 1.0  # of the soft labels
@@ -289,7 +294,7 @@ def own_fields(
 _SHARED = {
     "objective": (
         *("name", "distillation", "temperature", "balanced"),
-        *("deepest_weight", "draws"),
+        *("deepest_weight", "draws", "rate", "floor", "references"),
     ),
     "policy": ("name", "seed", "depth"),
     "data": ("name", "dir", "holdout"),

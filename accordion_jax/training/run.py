@@ -19,7 +19,7 @@ from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLI
 from accordion_jax.system.files import read_json, write_json
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
 from accordion_jax.training.experiment import Experiment
-from accordion_jax.training.objective import objective_fields
+from accordion_jax.training.objective import objective_fields, objective_state
 from accordion_jax.training.optimizer import make_optimizer
 from accordion_jax.training.state import Tree, example_spec, state_shapes
 
@@ -152,6 +152,7 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
         raise ValueError(f"{workdir / MODEL_FILE} describes no network: {error}") from error
     ladder = make_ladder(config.scheme, model.stage_sizes)
     like = state_shapes(model, make_optimizer(config), example_spec(task))
+    like = like._replace(objective=objective_state(config.objective.name, ladder))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     try:
         step = checkpoints.best if which == "best" else checkpoints.latest
