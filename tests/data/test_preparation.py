@@ -1,6 +1,8 @@
 """From an archive on a server to a TFDS data set, and every way it can fail."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from accordion_jax import data
 from accordion_jax.data import cifar
@@ -151,6 +154,28 @@ def test_a_data_folder_that_can_not_be_written_is_named(dead_archive, tmp_path):
     with pytest.raises(data.DatasetUnavailableError, match="NotADirectory") as caught:
         data.load("cifar10", "train", data_dir=tmp_path / "file" / "data")
     assert str(tmp_path / "file" / "data") in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["downloading", "writing"])
+def test_a_disk_without_room_for_the_data_is_named(
+    where, dead_archive, monkeypatch, tmp_path, put_by_hand
+):
+    put_by_hand(dead_archive.path, tmp_path)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner, name = {
+        "downloading": (tfds.download.DownloadManager, "download"),
+        "writing": (tfds.core.DatasetBuilder, "download_and_prepare"),
+    }[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(data.DatasetUnavailableError) as caught:
+            data.load("cifar10", "train", data_dir=tmp_path)
+    assert str(caught.value).startswith(f"cifar10: no room in {tmp_path} (No space left on device)")
+    assert "try again" in str(caught.value)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) > 0
 
 
 def test_half_a_data_set_is_named_and_left_alone(dead_archive, tmp_path, put_by_hand):
