@@ -15,6 +15,7 @@ import socket
 import httpx
 import numpy as np
 import pytest
+import safetensors.numpy
 from absl import app
 
 from accordion_jax.delivery import runtimes
@@ -82,7 +83,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.tries("is missing; write or copy the bundle again", "write or copy the \"\nbundle again")
+@pytest.mark.tries("write or copy the bundle again")
 @pytest.mark.parametrize("damage", [removed, cut])
 @pytest.mark.parametrize("how", ["written", "copied"])
 def test_a_damaged_bundle_is_written_or_copied_again(tmp_path, damage, how):
@@ -130,8 +131,6 @@ def test_a_segment_that_no_writer_of_ours_makes_is_written_again(tmp_path):
     with refused(BundleError) as said:
         load_segment(manifest, "base", b"no safetensors")
     assert said[0].endswith("write the bundle again")
-    import safetensors.numpy
-
     twice = {name: np.zeros(1, np.float32) for name in ("conv", "conv/kernel")}
     with refused(BundleError) as said:
         load_segment(manifest, "base", safetensors.numpy.save(twice))
@@ -249,7 +248,7 @@ def test_a_limit_that_is_raised_as_far_as_it_says(toy_bundle, make_device, tmp_p
     cache = SegmentCache(tmp_path / "limited", limit_bytes=1500)
     first, second = content_of(1), content_of(2)
     sha256 = put(cache, first)
-    cache.pin({sha256}) if hasattr(cache, "pin") else cache.set_pins({sha256})
+    cache.pin({sha256})
     with refused(CacheLimitError) as said:
         put(cache, second)
     cache.limit_bytes = int(re.search(r"raise the limit to at least (\d+)$", said[0])[1])
@@ -384,14 +383,9 @@ def test_another_port_is_free(tmp_path):
         with refused(DeliveryError) as said:
             _listen("127.0.0.1", port)
         assert said[0].endswith("choose another port or host")
-        for host, other in (("127.0.0.1", 0), ("127.0.0.2", port)):
-            with contextlib.suppress(DeliveryError) if host == "127.0.0.2" else _nothing():
-                _listen(host, other).close()
-
-
-@contextlib.contextmanager
-def _nothing():
-    yield
+        _listen("127.0.0.1", 0).close()
+        with contextlib.suppress(DeliveryError):  # not every system has a second address
+            _listen("127.0.0.2", port).close()
 
 
 @pytest.mark.tries(
@@ -553,9 +547,6 @@ def test_what_is_to_be_installed_is_there_to_be(tmp_path, monkeypatch):
 
 def changed(manifest, **model):
     """The same bundle of another description."""
-    document = json.loads(manifest.to_bytes())
-    parts = dataclasses.asdict(manifest) if dataclasses.is_dataclass(manifest) else {}
-    del document, parts
     return Manifest.create(
         segments=manifest.segments,
         ladder=manifest.ladder,
@@ -596,13 +587,9 @@ def test_a_network_whose_bundle_is_written_again(tmp_path):
 
     def compiled(manifest):
         model = runtimes.make(manifest)
-        segments = {
-            each.name: load_segment(
-                manifest, each.name, segment_path(bundle, each.sha256).read_bytes()
-            )
-            for each in manifest.segments
-        }
-        return model.compile(manifest.ladder[0], segments, 1)
+        base = manifest.segments[0]
+        content = segment_path(bundle, base.sha256).read_bytes()
+        return model.compile(manifest.ladder[0], [model.load(base.name, content)], 1)
 
     arguments = manifest.model["arguments"]
     wrong = changed(manifest, arguments=arguments | {"num_classes": 7})

@@ -13,7 +13,7 @@ import pytest
 from tests.commands import ROOT
 
 _VERBS = (
-    "add|ask|call|choose|close|copy|delete|drop|fetch|free|give|install|leave|load|lower|make|mend|"
+    "add|ask|call|choose|close|convert|copy|delete|drop|fetch|free|give|install|leave|load|lower|make|mend|"
     "move|name|put|raise|run|send|set|shorten|split|start|stop|sweep|take|train|try|upgrade|use|"
     "wait|write"
 )

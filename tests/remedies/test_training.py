@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 
 import jax
 import numpy as np
@@ -36,6 +37,14 @@ def refused(error=ValueError):
     with pytest.raises(error) as caught:
         yield said
     said.append(str(caught.value))
+
+
+@contextlib.contextmanager
+def configs_are_loaded():
+    """ml_collections loads files with a method that Python deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*load_module", DeprecationWarning)
+        yield
 
 
 def listed(text):
@@ -108,7 +117,7 @@ def test_each_policy_that_is_offered_is_known():
 
 @pytest.mark.tries("sweep them with the same config.sweep.depths")
 def test_runs_that_were_swept_alike_are_averaged():
-    other = table_of(50, 20, ladder=LADDER.subset((0, 1)) if len(LADDER) > 2 else LADDER)
+    other = table_of(50, 20, ladder=LADDER.subset((0,)))
     with refused() as said:
         evaluation.average_seeds("x", [table_of(50, 20, 10), other])
     assert said[0].endswith("sweep them with the same config.sweep.depths")
@@ -168,7 +177,7 @@ def test_a_config_that_lacks_a_field():
         config_lib.validate(config)
     assert "config.policy.seed is missing; set it" in said[0]
     with config.unlocked():
-        config.policy.seed = None
+        config.policy.seed = config_lib.default_config().policy.seed
     config_lib.validate(config)
 
 
@@ -231,7 +240,8 @@ def test_the_runs_own_command_writes_its_files_again(tmp_path, how):
             training.load_run(tmp_path)
         command = re.search(r"python -m accordion_jax\.main (\S+) (\S+): ", said[0]).groups()
         with command_alone("main") as main:
-            flags.FLAGS(["main", command[0].replace("FILE", QUICKSTART), command[1]])
+            with configs_are_loaded():
+                flags.FLAGS(["main", command[0].replace("FILE", QUICKSTART), command[1]])
             assert main._workdirs(small_config(), (0,)) == [tmp_path]
     training.claim_workdir(tmp_path, experiment, write=True)
     assert path.read_bytes() == right
@@ -374,7 +384,8 @@ def test_seeds_that_do_not_pay_at_once_are_a_grid(tmp_path, monkeypatch, caplog)
     with command_alone("main") as main:
         monkeypatch.setattr(main._log, "propagate", True)
         monkeypatch.setattr(main.command, "show_log", lambda *_: None)
-        flags.FLAGS(["main", f"--config={QUICKSTART}", "--seeds=3,4", "--workdir=/[no]"])
+        with configs_are_loaded():
+            flags.FLAGS(["main", f"--config={QUICKSTART}", "--seeds=3,4", "--workdir=/[no]"])
         with pytest.raises(ValueError, match="checkpoints cannot be kept"):
             main.main(["main"])
     (told,) = (text for text in caplog.messages if "accordion_jax.grid" in text)
