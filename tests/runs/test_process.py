@@ -151,6 +151,7 @@ def test_says_why_a_run_failed(run, command, monkeypatch, behaviour, reason):
     assert re.search(reason, verdict.reason), verdict.reason
 
 
+@pytest.mark.tries("no room in {}: make room, and run the same command again")
 def test_a_run_whose_log_has_no_room_either(run, command, monkeypatch):
     monkeypatch.setenv("STAND_IN", "mute")
     assert work_on(run, command).reason.startswith("it wrote nothing (exit code 1; ")
@@ -158,6 +159,9 @@ def test_a_run_whose_log_has_no_room_either(run, command, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
     reason = work_on(run, command).reason
     assert reason.startswith(f"no room in {run.workdir}: make room, and run the same command again")
+    monkeypatch.undo()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert work_on(run, command).state == "done"
 
 
 def test_a_run_that_somebody_else_stops_is_not_a_failure(run, command, monkeypatch):

@@ -49,6 +49,7 @@ def unbroken(tmp_path_factory):
     ],
     ids=["checkpoint", "checkpoint, told late", "metrics", "progress"],
 )
+@pytest.mark.tries("make room, and run the same command again{}{}")
 def test_it_says_what_is_saved_and_goes_on_with_room(
     tmp_path, monkeypatch, unbroken, where, name, fault, what
 ):
