@@ -1,7 +1,6 @@
 """What bundles, devices and the endpoint tell people to do helps."""
 
 import contextlib
-import dataclasses
 import errno
 import importlib
 import importlib.metadata
@@ -256,14 +255,15 @@ def test_a_limit_that_is_raised_as_far_as_it_says(toy_bundle, make_device, tmp_p
     cache.close()
 
     with serving_bundle(toy_bundle) as (url, _):
-        size = read_manifest(toy_bundle).segments[0].size_bytes
-        device = make_device(url, limit_bytes=3 * size)
+        sizes = [segment.size_bytes for segment in read_manifest(toy_bundle).segments]
+        device = make_device(url, limit_bytes=sum(sizes[:3]))
         device.connect()
         with refused(CacheLimitError) as said:
             device.upgrade()
         needed, limit = map(int, re.findall(r"needs (\d+) bytes .* limit is (\d+)", said[0])[0])
         assert said[0].endswith("Raise it, or ask for less with max_bytes")
-        assert device.fetch(max_bytes=limit).configuration == "toy-2"
+        outcome = device.fetch(max_bytes=limit)
+        assert outcome.configuration == "toy-2", outcome
         device.cache.limit_bytes = needed
         assert device.upgrade().configuration == "toy-5"
 
@@ -526,7 +526,7 @@ def extras():
 def test_what_is_to_be_installed_is_there_to_be(tmp_path, monkeypatch):
     manifest = read_manifest(write_resnet(tmp_path)[0])
     entry = runtimes.RUNTIMES["networks"]
-    missing = dataclasses.replace(entry, path="a_package_that_is_not_there.Model")
+    missing = entry._replace(path="a_package_that_is_not_there.Model")
     monkeypatch.setitem(runtimes.RUNTIMES, "networks", missing)
     with refused(ModelError) as said:
         runtimes.find(manifest)
@@ -639,8 +639,5 @@ def test_a_replay_that_is_told_the_classes(toy_bundle, tmp_path, capsys):
     with refused(app.UsageError) as said:
         call_main("replay", *given, out)
     (flag,) = re.findall(r"give (--\w+)$", said[0])
-    with contextlib.suppress(DeliveryError):  # a toy has no weights of eight bits
-        call_main("replay", *given, out, f"{flag}=10")
-    with pytest.raises(Exception) as caught:
-        call_main("replay", *given, out, f"{flag}=10")
-    assert "classes" not in str(caught.value)
+    call_main("replay", *given, out, f"{flag}=10")
+    assert list((tmp_path / "out").glob("*.csv"))

@@ -6,6 +6,7 @@ until a test tries it.
 """
 
 import ast
+import functools
 import re
 
 import pytest
@@ -63,6 +64,7 @@ def _texts(node):
             yield from _texts(child)
 
 
+@functools.cache
 def tried():
     """Part of a message -> the test that says it tries it."""
     found = {}

@@ -5,6 +5,7 @@ Each such connection costs a file, of which a process has so many, and memory.
 """
 
 import asyncio
+import itertools
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -12,6 +13,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_S = 20.0  # within which the head of a first request is here
 STALL_S = 60.0  # without a byte taken, then a device has gone
 _LOOK_EVERY_S = 5.0
+
+# Clocks of event loops may stand still for a round.
+_ORDER = itertools.count()
 
 
 class Connection(H11Protocol):
@@ -28,7 +32,7 @@ class Connection(H11Protocol):
         """Begins to look after it."""
         super().connection_made(transport)
         self._unsent = 0
-        self._still_since = self.loop.time()
+        self._still_since, self._idle_since = self.loop.time(), next(_ORDER)
         self._looking = self.loop.call_later(_LOOK_EVERY_S, self._look)
         if self.most is not None and len(self.connections) > self.most:
             self._close_the_longest_idle()
@@ -40,7 +44,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """From here on it is idle."""
-        self._still_since = self.loop.time()
+        self._still_since, self._idle_since = self.loop.time(), next(_ORDER)
         super().on_response_complete()
 
     @property
@@ -72,4 +76,4 @@ class Connection(H11Protocol):
             if isinstance(each, Connection) and each._is_idle and not each.transport.is_closing()
         ]
         if idle:
-            min(idle, key=lambda each: each._still_since).transport.abort()
+            min(idle, key=lambda each: each._idle_since).transport.abort()
