@@ -157,7 +157,12 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
     try:
         step = checkpoints.best if which == "best" else checkpoints.latest
         if step is None:
-            raise CheckpointError(f"{workdir} has no {which} checkpoint yet; train it first")
+            first = (
+                "train it with config.run.eval_every_epochs above 0, or take the latest"
+                if which == "best"
+                else "train it first"
+            )
+            raise CheckpointError(f"{workdir} has no {which} checkpoint; {first}")
         state = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
@@ -189,7 +194,8 @@ def _there(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object of a file that every run has."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; python -m accordion_jax.main --workdir={path.parent} makes it"
+            f"{path} does not exist; give the run's own command, python -m accordion_jax.main "
+            f"--config=FILE --workdir={path.parent}: it writes that file"
         )
     return read_json(path)
 
@@ -198,5 +204,8 @@ def _section(path: pathlib.Path, name: str) -> dict[str, Any]:
     """An object within it."""
     found = _there(path).get(name)
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it has no object {name!r}; delete or mend it")
+        raise ValueError(
+            f"{path} is damaged: it has no object {name!r}; mend it, or move it away "
+            "and give the run's own command again"
+        )
     return found

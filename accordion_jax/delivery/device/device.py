@@ -212,7 +212,7 @@ class Device:
         def choose() -> Plan:
             expected_bps = self.throughput.bps(self.clock.now()) or throughput_bps
             # The planner counts whole segments; what is here of the next need not come again.
-            credit = self._partial_bytes()
+            credit = self._partial_bytes() + self._transfer.waiting_bytes
             bytes_left = time_left = None
             if max_bytes is not None:
                 bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
@@ -314,9 +314,10 @@ class Device:
             transfer = Transfer(self.transport, self.clock.now(), self._target.size_bytes)
             self._transfer = transfer
 
-            def on_segment(sha256: str) -> Sequence[Segment]:
+            def on_segment(sha256: str, waiting_bytes: int) -> Sequence[Segment]:
                 self._hold(sha256)
-                transfer.plan = choose()
+                transfer.waiting_bytes = waiting_bytes
+                transfer.plan, transfer.waiting_bytes = choose(), 0
                 return transfer.plan.missing
 
             def on_bytes(size_bytes: int) -> None:
@@ -365,8 +366,7 @@ class Device:
 
     def _too_often_damaged(self) -> bool:
         """Counts one more damaged arrival of the segment that is due."""
-        due = self._target.first_missing
-        if due is None:
+        if (due := self._target.first_missing) is None:
             return False
         self._transfer.damaged[due] += 1
         if self._transfer.damaged[due] < self.refetches:

@@ -63,6 +63,7 @@ class Transfer:
       end_s: likewise; None while it runs.
       cached_bytes: of the model's segments that were on the disk before.
       kept_bytes: that went into the cache.
+      waiting_bytes: that have come, and have not gone into the cache yet.
       plan: what is wanted now.
       problems: what went wrong, for a person.
       damaged: how often each segment arrived damaged.
@@ -72,7 +73,7 @@ class Transfer:
         self.start_s = start_s
         self.end_s: float | None = None
         self.cached_bytes = cached_bytes
-        self.kept_bytes = 0
+        self.kept_bytes = self.waiting_bytes = 0
         self.plan: Plan | None = None
         self.problems: list[str] = []
         self.damaged: collections.Counter[str] = collections.Counter()
