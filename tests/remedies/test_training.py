@@ -85,7 +85,8 @@ def test_a_policy_without_a_smaller_configuration():
 
 
 @pytest.mark.tries(
-    "scheme={} is not known; choose one of", "config.objective={} is not known; choose one of"
+    "scheme={} is not known; choose one of",
+    "config.objective.name={} is not known; choose one of",
 )
 def test_each_choice_that_is_offered_may_be_chosen():
     with refused() as said:
@@ -93,9 +94,19 @@ def test_each_choice_that_is_offered_may_be_chosen():
     for scheme in listed(said[0]):
         assert make_ladder(scheme, (1, 1))
     with refused() as said:
-        make(objective="least")
+        make(objective__name="least")
     for objective in listed(said[0]):
-        assert make(objective=objective)
+        assert make(objective__name=objective)
+
+
+@pytest.mark.tries("want several configurations in a step")
+def test_each_objective_that_is_offered_for_distillation_takes_it():
+    with refused() as said:
+        make(objective__distillation=0.5)
+    offered = re.findall(r"'(\w+)'", said[0].partition("use ")[2])
+    assert len(offered) == 3
+    for name in offered:
+        assert make(objective__name=name, objective__distillation=0.5)
 
 
 @pytest.mark.tries("policy {} is not known; choose one of")
