@@ -186,12 +186,19 @@ class Pins:
                 shutil.rmtree(aside)
 
     def accepted(self, model_id: str, source: str) -> Accepted | None:
-        """Returns as what a model was accepted from this URL's line; None if it was not.
+        """Returns as what a model was accepted; None if it was not.
+
+        Args:
+          model_id: of the model.
+          source: a URL. If it has a pinned line of its own, that alone counts.
 
         Raises:
-          TrustError: as `line_of`.
+          TrustError: as `lines`.
         """
-        return self.lines()[self.line_of(source)].accepted.get(model_id)
+        lines, sources = self._load()
+        counted = [lines[sources[source]]] if source in sources else lines.values()
+        found = (pinned.accepted.get(model_id) for pinned in counted)
+        return next(filter(None, found), None)
 
     def accept(self, data: bytes, model_id: str, source: str) -> Accepted:
         """Takes a model of which a release file came, and remembers its version.
