@@ -81,7 +81,7 @@ def test_the_list_says_line_and_version(served):
 
 
 def test_the_latest_of_a_line(served, line, other):
-    url, signed, plain = served
+    url, signed, _ = served
     folder = signed.parent
     other.sign(write(folder, 3, day=20))
     newer = line.sign(write(folder, 4, day=1))
