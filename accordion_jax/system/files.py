@@ -92,15 +92,22 @@ def _flush(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+def write_whole(
+    path: str | os.PathLike, content: str | bytes, *, survives_power_cut: bool = False
+) -> None:
     """Writes a file, whole or not at all.
 
     Args:
       path: of the file.
       content: text is written as UTF-8.
+      survives_power_cut: flushes it to the disk, for what must not be lost nor found half.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if survives_power_cut:
+            _flush(temporary)
+    if survives_power_cut:
+        _flush(pathlib.Path(path).parent)
 
 
 def write_json(path: str | os.PathLike, document: Mapping[str, Any]) -> None:

@@ -88,6 +88,22 @@ class Transfer:
             return self._bytes
         return self._transport.body_bytes - self._bytes_before
 
+    def too_often_damaged(self, due: str | None, most: int) -> str | None:
+        """Counts one more damaged arrival of the segment that is due.
+
+        Returns:
+          What to tell a person when it is time to give up; None before.
+        """
+        if due is None:
+            return None
+        self.damaged[due] += 1
+        if self.damaged[due] < most:
+            return None
+        return (
+            f"segment {due} arrived damaged {most} times; the server's copy, or something on the "
+            "way, is broken. Try another server, or write the bundle again"
+        )
+
     def end(self, now_s: float) -> None:
         """Closes the books."""
         self._bytes = self.received_bytes

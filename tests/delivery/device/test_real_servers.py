@@ -1,8 +1,5 @@
 """A device with real servers: our endpoint, killed and restarted, and plain web servers."""
 
-import contextlib
-import functools
-import http.server
 import shutil
 import socket
 import threading
@@ -17,7 +14,7 @@ from accordion_jax.delivery.device.transport import HttpTransport, Retries
 from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, with_base
 from tests.delivery.endpoints import running_endpoint, start_endpoint, stop
 from tests.delivery.toys import make_parts
-from tests.delivery.webserver import NGINX, nginx
+from tests.delivery.webserver import NGINX, nginx, plain_web_server
 
 
 class Waiting(Retries):
@@ -66,25 +63,6 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(tmp_path):
             device.close()
     finally:
         stop(endpoint)
-
-
-@contextlib.contextmanager
-def plain_web_server(folder):
-    """Python's own, which knows neither ranges nor plans."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_any_web_server_with_the_folder_will_do(toy_bundle, make_device):
