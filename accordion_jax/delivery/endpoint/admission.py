@@ -14,8 +14,8 @@ _RETRY_AFTER_S = 2
 # turn in every round of the event loop, and whoever asks for the health waits some rounds.
 _AT_WORK = 32
 
-# What waits to be sent to all devices together is some times this, and twice LEAST_CHUNK_BYTES for
-# each beyond the first few dozen.
+# What waits to be sent to all devices together is about seven times this, and twice
+# LEAST_CHUNK_BYTES for each beyond the first 64.
 _BUFFERS_BYTES = 2 << 20
 LEAST_CHUNK_BYTES = 32 << 10
 # Of an answer that is read and sent in one piece, and kept so for a device that does not take it.
