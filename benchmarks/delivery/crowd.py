@@ -1,6 +1,6 @@
 """The endpoint under a crowd: devices that fetch at once, hostile connections, stalled readers.
 
-    python -m benchmarks.delivery.crowd --devices=1000 --hostile=400 --stalled=1000
+    python -m benchmarks.delivery.crowd --crowd=1000 --hostile=400 --stalled=1000
 
 Each of the devices fetches the manifest and a stream of all segments, and checks every digest; one
 that is told to come again does. The hostile connections send a byte a second, hang up in the middle
@@ -36,7 +36,7 @@ from benchmarks.options import JSON, run
 from benchmarks.ours import write_random_bundle
 from benchmarks.report import Report
 
-_DEVICES = flags.DEFINE_integer("devices", 1000, "That fetch at once.", lower_bound=0)
+_CROWD = flags.DEFINE_integer("crowd", 1000, "Devices that fetch at once.", lower_bound=0)
 _ROUNDS = flags.DEFINE_integer("rounds", 6, "Fetches of each device.", lower_bound=1)
 _HOSTILE = flags.DEFINE_integer("hostile", 400, "Hostile connections.", lower_bound=0)
 _STALLED = flags.DEFINE_integer("stalled", 1000, "Readers that take nothing.", lower_bound=0)
@@ -299,9 +299,9 @@ def main() -> None:
         model = write_random_bundle(pathlib.Path(folder), _MODEL_N)
         large = write_random_bundle(pathlib.Path(folder), _LARGE_N)
         crowds = {
-            f"{_DEVICES.value} devices, {_HOSTILE.value} hostile": lambda address: crowd(
+            f"{_CROWD.value} devices, {_HOSTILE.value} hostile": lambda address: crowd(
                 *(address, model.name, _stream_of(model)),
-                devices=_DEVICES.value,
+                devices=_CROWD.value,
                 rounds=_ROUNDS.value,
                 hostile=_HOSTILE.value,
             ),

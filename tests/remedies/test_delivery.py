@@ -18,6 +18,7 @@ import safetensors.numpy
 from absl import app
 
 from accordion_jax.delivery import runtimes
+from accordion_jax.delivery.bundle import manifest as manifest_lib
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import load_segment
@@ -147,6 +148,17 @@ def test_a_segment_without_arrays(tmp_path):
     assert said[0].endswith("leave it out, or give it some")
     assert write_bundle(tmp_path, **parts)
     assert write_bundle(tmp_path, **make_parts(blocks=2))
+
+
+@pytest.mark.tries("cut the model into fewer segments or configurations")
+def test_a_model_of_fewer_segments(tmp_path, monkeypatch):
+    bundle = write_bundle(tmp_path, **make_parts(blocks=5))
+    data = (bundle / "manifest.json").read_bytes()
+    monkeypatch.setattr(manifest_lib, "MAX_VALUES", data.count(b","))
+    with refused(ManifestError) as said:
+        read_manifest(bundle)
+    assert said[0].endswith("cut the model into fewer segments or configurations")
+    assert read_manifest(write_bundle(tmp_path, **make_parts(blocks=3)))
 
 
 @pytest.mark.tries("name another folder, one that can be written (--cache=FOLDER)")

@@ -14,10 +14,10 @@ _RETRY_AFTER_S = 2
 # turn in every round of the event loop, and whoever asks for the health waits some rounds.
 _AT_WORK = 32
 
-# What waits to be sent to all devices together is some times this, and twice LEAST_CHUNK_BYTES for
-# each beyond the first hundred.
+# What waits to be sent to all devices together is about seven times this, and twice
+# LEAST_CHUNK_BYTES for each beyond the first 64.
 _BUFFERS_BYTES = 2 << 20
-LEAST_CHUNK_BYTES = 16 << 10
+LEAST_CHUNK_BYTES = 32 << 10
 # Of an answer that is read and sent in one piece, and kept so for a device that does not take it.
 SMALL_BYTES = 2 * LEAST_CHUNK_BYTES
 
@@ -26,7 +26,7 @@ def chunk_bytes(in_flight: int) -> int:
     """Returns how much of a segment to read at a time for one of many devices.
 
     A large chunk costs fewer changes of threads; one that a stalled device does not take stays in
-    memory, and the next one with it. A thousand stalled devices hold about 50 MB so.
+    memory, and the next one with it. A thousand stalled devices hold about 75 MB so.
 
     Args:
       in_flight: answers of segments that are being sent, this one included.

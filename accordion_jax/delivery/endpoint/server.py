@@ -54,24 +54,21 @@ def serve(
         on_listening(f"http://{address}:{port}/")
         server = uvicorn.Server(config)
         ended = threading.Event()
-        threading.Thread(target=_give_back_memory, args=(server, ended), daemon=True).start()
+        threading.Thread(target=_give_back_memory, args=(ended,), daemon=True).start()
         try:
             server.run(sockets=[listener])
         finally:
             ended.set()
 
 
-def _give_back_memory(server: uvicorn.Server, ended: threading.Event) -> None:
+def _give_back_memory(ended: threading.Event) -> None:
     """Gives memory back to the system after a crowd has gone: the C library would keep it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    before = 0
+    # Always: a crowd may come and go between two looks. It takes some hundredths of a second.
     while not ended.wait(_GIVE_BACK_EVERY_S):
-        now = len(server.server_state.connections)
-        if now < before:
-            gc.collect()
-            if trim is not None:
-                trim(0)
-        before = now
+        gc.collect()
+        if trim is not None:
+            trim(0)
 
 
 def _raise_limit_of_files() -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 import threading
 import time
 import urllib.parse
@@ -17,7 +18,7 @@ from accordion_jax.delivery.endpoint.admission import Admission
 from accordion_jax.delivery.endpoint.application import make_app
 from accordion_jax.delivery.endpoint.connections import Connection
 from accordion_jax.delivery.endpoint.store import BundleStore
-from benchmarks.delivery.crowd import HOSTILE, crowd, watching
+from benchmarks.delivery.crowd import HOSTILE, crowd, rss_bytes, stalled_readers, watching
 from benchmarks.delivery.setting import endpoint_process
 from tests.delivery.checks import wait_until
 from tests.delivery.live import request, stream_url
@@ -42,6 +43,29 @@ def test_each_device_gets_the_right_bytes_and_the_health_is_answered(tmp_path):
         assert during.waits_s
         assert max(during.waits_s) < 60
         assert 0 < max(during.rss_bytes) < 400e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_stalled_readers_hold_little_memory(tmp_path):
+    """A thousand of them hold five times as much; a tenth of them, half."""
+    bundle = write_bundle(tmp_path, **make_parts(blocks=3, width=1200))  # 23 MB
+    manifest = read_manifest(bundle)
+    stream = stream_url(manifest, manifest.segments)
+    with endpoint_process(tmp_path) as (address, pid):
+        request(f"http://{address[0]}:{address[1]}", "/v1/models")
+        before, most = rss_bytes(pid), 0
+
+        async def stall():
+            nonlocal most
+            readers = asyncio.create_task(stalled_readers(address, stream, 200, 15))
+            while not readers.done():
+                await asyncio.sleep(0.2)
+                most = max(most, rss_bytes(pid))
+            await readers
+
+        asyncio.run(stall())
+        assert 0 < most - before < 45e6
+        assert request(f"http://{address[0]}:{address[1]}", "/healthz")[0].status == 200
 
 
 @pytest.fixture
