@@ -22,6 +22,7 @@ def at_bits(
     bits: Mapping[str, int | Sequence[int]],
     *,
     base_names: Sequence[str],
+    received: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """Returns a network's variables as a device holds them, and the exact bytes on the wire.
 
@@ -33,13 +34,16 @@ def at_bits(
         there, coarse to fine, as ``(4, 8)``: a segment of 4 bits, and the refinement to 8. Units
         that it lacks are not sent, and keep their values.
       base_names: units that are one segment, ``base``; they have equally many steps.
+      received: segment -> how many of its steps have come, at least one; all of those that it
+        lacks. With ``(4, 8)`` and 1, the variables are those of the 4 bits.
 
     Returns:
       Variables of the shape of before, float32; and segment -> its bytes, one number a step.
 
     Raises:
       BundleError: there are no such bits, or an array cannot be encoded.
-      ValueError: a unit is not there, or the base's have different numbers of steps.
+      ValueError: a unit is not there or has no steps, or those of the base have different numbers
+        of them.
     """
     steps = {unit: (each,) if isinstance(each, int) else tuple(each) for unit, each in bits.items()}
     base = [unit for unit in base_names if unit in steps]
@@ -51,8 +55,12 @@ def at_bits(
     }
     sizes = {}
     for segment, units in segments:
-        if len({len(steps[unit]) for unit in units}) > 1:
-            raise ValueError(f"units of one segment have as many steps; got {steps}")
+        counts = {unit: len(steps[unit]) for unit in units}
+        if len({*counts.values()}) > 1 or 0 in counts.values():
+            raise ValueError(
+                f"segment {segment!r} has units of {counts} steps; wanted one or more, and as many "
+                "of each"
+            )
         arrays, encodings = {}, [{} for _ in steps[units[0]]]  # type: ignore[var-annotated]
         for unit in units:
             tensors = tensors_of_unit(variables, unit)
@@ -62,7 +70,7 @@ def at_bits(
                 step.update({f"{unit}/{path}": name for path, name in chosen.items()})
         contents = encode_chain(arrays, encodings)
         held = read(contents[0], Layout.of(arrays))
-        for content in contents[1:]:
+        for content in contents[1 : (received or {}).get(segment, len(contents))]:
             held = refine(held, content)
         for path, array in held.arrays().items():
             _put(result, path, array)

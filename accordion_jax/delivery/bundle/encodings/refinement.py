@@ -25,7 +25,7 @@ _EXACT = 16
 _BOUNDS = np.array([*range(_EXACT + 1), 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 256])
 # Entries of a table of intervals at a time: it has up to 255 a channel, and a tensor may have a
 # million channels of one weight.
-_TABLE = 1 << 20
+_TABLE = 1 << 16
 
 
 def residuals(coarse: Quantised, fine: Quantised) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def intervals(coarse: Quantised, fine: Quantised) -> tuple[np.ndarray, np.ndarra
         values = dequantise(np.broadcast_to(every, (fine.levels, len(scales))), scales, fine.levels)
         nearest = quantise(values, coarse_scales[some], coarse.levels)
         # How many fine levels each coarse one has, a channel: [coarse.levels, channels].
-        flat = nearest * np.int64(len(scales)) + np.arange(len(scales))
+        flat = nearest * np.int32(len(scales)) + np.arange(len(scales), dtype=np.int32)
         count = np.bincount(flat.reshape(-1), minlength=coarse.levels * len(scales))
         count = count.reshape(coarse.levels, len(scales))
         before = count.cumsum(axis=0) - count

@@ -11,10 +11,11 @@ minima a channel has. NumPy only.
 
 import numpy as np
 
-# How many codes below the largest useful scale are tried: four octaves. Of 3-level Gaussian weights
-# the best scale lies two octaves below the largest weight, at more levels nearer.
-_TRIED = 64
 _PER_OCTAVE = 16
+# Codes that are tried, from the one whose scale clips no weight: half an octave above it, where a
+# coarser scale can be better by chance, and four octaves below. Of normal weights in four levels
+# the best scale is one and a half octaves below it, in more levels nearer.
+_TRIED = range(-_PER_OCTAVE // 2, 4 * _PER_OCTAVE)
 # 2 ** (-i / 16), rounded from float64 to float32: no last bit of a mathematics library shows.
 _FRACTIONS = np.array([2.0 ** (-i / _PER_OCTAVE) for i in range(_PER_OCTAVE)], np.float32)
 _CODES = np.arange(256)
@@ -104,8 +105,8 @@ def choose_scales(
     first = np.searchsorted(-table * half, -largest, side="right").clip(1, 256) - 1
     least = np.full(channels, np.inf)
     codes = np.zeros(channels, np.uint8)
-    for step in range(_TRIED):
-        tried = np.minimum(first + step, 255)
+    for step in _TRIED:
+        tried = np.clip(first + step, 0, 255)
         errors = dequantise(quantise(source, table[tried], levels), table[tried], levels)
         errors -= weights
         squares = np.square(errors, dtype=np.float64)  # in float32 they could overflow

@@ -109,5 +109,5 @@ def _unpack(packed: np.ndarray, count: int, alphabet: int, digits: int) -> np.nd
     table = np.zeros((256, 1 << (digits - 1).bit_length()), np.uint8)
     table[:, :digits] = values
     rows = table.view(f"u{table.shape[1]}")[:, 0][packed]
-    symbols = rows.view(np.uint8).reshape(len(packed), -1)[:, :digits]
+    symbols = rows.view(np.uint8).reshape(len(packed), table.shape[1])[:, :digits]
     return symbols.reshape(-1)[:count]
