@@ -3,8 +3,12 @@
 A channel is an index of the last axis: an output of a convolution or a dense layer. A tensor of one
 axis or none is one channel: a scale a number would be larger than the number.
 
-b bits have 2^b - 1 levels about zero, or 2^b where that is better (`LEVELS`). Scales are those of
-least squared error (`scales`).
+b bits have 2^b - 1 levels about zero, as is usual: zero is one of them. 2^b levels about zero, of
+which none is, have a smaller squared error (by 11 % at 4 bits, 38 % at 2) and more entropy, and
+gave a ResNet-20 a larger error at 3 and at 4 bits. And of each zero in more bits they make a number
+of one sign: as the base of 4 bits, 2 bits then were a network that knew nothing. One bit has two
+levels all the same. Zero points, which shift all levels of a channel, would cost as many bytes as
+the scales. Scales are those of least squared error (`scales`).
 """
 
 import dataclasses
@@ -21,8 +25,8 @@ from accordion_jax.delivery.bundle.encodings.scales import (
 )
 from accordion_jax.delivery.errors import BundleError
 
-# Bits -> levels. Three bits and more have zero among their levels.
-LEVELS = {bits: 2**bits - (bits > 2) for bits in range(1, 9)}
+# Bits -> levels.
+LEVELS = {bits: 2**bits - (bits > 1) for bits in range(1, 9)}
 
 
 @dataclasses.dataclass(frozen=True)

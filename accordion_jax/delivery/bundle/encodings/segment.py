@@ -148,10 +148,9 @@ def write_refinement(coarse: Encoded, fine: Encoded, refines: str) -> bytes:
     parts += _symbols(new for old, new in changed if not _refinable(old, new))
     added = [residuals(*pair) for old, new in changed if (pair := _refinable(old, new))]
     if added:
-        residual, width = map(np.concatenate, zip(*added, strict=True))
-        if (residual >= width).any():
-            raise BundleError("the coarse tensors were not encoded with finer= the fine ones")
-        parts += write_residuals(residual, width)
+        residual = np.concatenate([each.reshape(-1) for each, _ in added])
+        kind = np.concatenate([found.kind.reshape(-1) for _, found in added])
+        parts += write_residuals(residual, kind)
     return b"".join(parts)
 
 
@@ -346,13 +345,13 @@ def _read_residuals(
     """
     if not pairs:
         return {}
-    bounds = {name: intervals(*pair) for name, pair in pairs.items()}
-    width = np.concatenate([each.reshape(-1) for _, each in bounds.values()])
-    residual, rest = read_residuals(reader.rest(), width)
+    found = {name: intervals(*pair) for name, pair in pairs.items()}
+    kind = np.concatenate([each.kind.reshape(-1) for each in found.values()])
+    residual, rest = read_residuals(reader.rest(), kind)
     reader.leave(rest)
-    parts = _split(residual, [each.size for _, each in bounds.values()])
+    parts = _split(residual, [each.kind.size for each in found.values()])
     return {
-        name: refined(*pair, part, *bounds[name])
+        name: refined(*pair, part, found[name])
         for (name, pair), part in zip(pairs.items(), parts, strict=True)
     }
 
