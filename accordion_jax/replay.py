@@ -15,8 +15,9 @@ from absl import app, flags
 
 from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.precision import at_bits
 from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
-from accordion_jax.delivery.bundle.variables import load_variables, quantise_int8
+from accordion_jax.delivery.bundle.variables import load_variables
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.delivery.links.picture import (
     check_that_pictures_can_be_drawn,
@@ -116,7 +117,10 @@ def _eight_bits(manifest: Manifest) -> Method:
     variables = load_variables(
         manifest, lambda sha256: segment_path(_BUNDLE.value, sha256).read_bytes()
     )
-    quantised, size_bytes = quantise_int8(variables)
+    units = variables["params"]
+    base = [unit for unit in units if unit not in manifest.by_name]
+    quantised, sizes = at_bits(variables, dict.fromkeys(units, 8), base_names=base)
+    size_bytes = sum(map(sum, sizes.values()))
     if _DATA.value is None:
         name = "8 bits, whole (error assumed: the full model's)"
         return whole(name, size_bytes, manifest.table.full.top1_error)

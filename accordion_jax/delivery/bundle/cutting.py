@@ -57,11 +57,11 @@ def bundle_parts(
     )
     segments: dict[str, dict[str, np.ndarray]] = {"base": {}}
     for name in base_names:
-        tensors = _tensors_of_unit(variables, name)
+        tensors = tensors_of_unit(variables, name)
         segments["base"] |= {f"{name}/{path}": array for path, array in tensors.items()}
     # The ladder's first configuration may keep blocks: they are sent right after the base.
     for block in ladder.sending_order:
-        segments[block_names[block]] = _tensors_of_unit(variables, block_names[block])
+        segments[block_names[block]] = tensors_of_unit(variables, block_names[block])
 
     configurations, rows = [], []
     for configuration in ladder:
@@ -90,7 +90,16 @@ def bundle_parts(
     }
 
 
-def _tensors_of_unit(variables: Mapping[str, Any], unit: str) -> dict[str, np.ndarray]:
+def tensors_of_unit(variables: Mapping[str, Any], unit: str) -> dict[str, np.ndarray]:
+    """Returns a unit's arrays by their path in it, of all collections.
+
+    Args:
+      variables: ``{collection: {unit: tree}}``.
+      unit: of the network.
+
+    Raises:
+      ValueError: there is no such unit, or `COLLECTIONS` does not fit; names it.
+    """
     if unit not in variables["params"]:
         raise ValueError(f"no parameters of {unit!r}; there are {sorted(variables['params'])}")
     tensors: dict[str, np.ndarray] = {}

@@ -1,9 +1,8 @@
 """Segments as the variables of a network. NumPy only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.manifest import Manifest
@@ -64,33 +63,3 @@ def load_variables(
         for collection, units in load_segment(manifest, name, content).items():
             variables.setdefault(collection, {}).update(units)
     return variables
-
-
-def quantise_int8(variables: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Returns the variables after a round trip through 8 bits, and the bytes that those take.
-
-    Kernels of convolutions and dense layers become int8, symmetric, with one float32 scale an
-    output channel (the last axis): ``scale = max |w| / 127``. Everything else (biases, batch norm)
-    stays as it is: it is about 1 % of a ResNet.
-
-    Args:
-      variables: a tree of arrays; unchanged.
-    """
-    size_bytes = 0
-    tree: dict[str, Any] = {}
-    for name, value in variables.items():
-        if isinstance(value, Mapping):
-            tree[name], size = quantise_int8(value)
-            size_bytes += size
-            continue
-        array = np.asarray(value)
-        if name != "kernel":
-            tree[name] = array
-            size_bytes += array.nbytes
-            continue
-        largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)), keepdims=True)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        quantised = np.clip(np.rint(array / scale), -127, 127).astype(np.int8)
-        tree[name] = quantised.astype(np.float32) * scale
-        size_bytes += quantised.nbytes + scale.nbytes
-    return tree, size_bytes
