@@ -248,6 +248,10 @@ def test_a_root_says_whose_signatures_it_lacks(line):
         "1 of its own keys signed it, wanted 2",
         "0 of the keys before signed it, wanted 1",
     ]
+    # The one signature again and again is still of one key.
+    twice = dataclasses.replace(half.envelope, signatures=half.envelope.signatures * 2)
+    again = dataclasses.replace(half, envelope=twice)
+    assert again.missing_signatures(first) == half.missing_signatures(first)
     with pytest.raises(TrustError, match=r"version 2 .* does not count: 1 of its own keys"):
         TrustFile((first, half)).verify("it")
     with pytest.raises(TrustError, match=r"version 1 .* does not count: 0 of its own keys"):
