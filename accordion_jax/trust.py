@@ -162,7 +162,9 @@ def _sign(bundle: str) -> None:
     for line in _described(document.signed.release):
         print(line)
     lacking = trust.latest.threshold - count
-    more = f"; {lacking} more must sign it (the same command)" if lacking > 0 else ""
+    more = (
+        f"; {lacking} more must sign it (the same command, with another key)" if lacking > 0 else ""
+    )
     print(f"signed    by {count} of {trust.latest.threshold} keys that are wanted{more}")
 
 

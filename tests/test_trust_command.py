@@ -119,6 +119,15 @@ def test_keys_are_for_their_owner_alone(trust, tmp_path, monkeypatch):
         trust("key", "a.pem")
 
 
+def test_one_passphrase_serves_for_some_of_the_keys(trust, monkeypatch):
+    monkeypatch.setenv("WORD", "correct horse")
+    flags = ("--trust=trust.json", "--passphrase_env=WORD")
+    trust("key", "a.pem", "--passphrase_env=WORD")
+    trust("key", "b.pem")
+    trust("create", "--line=toy", "--keys=a.pem,b.pem", "--out=trust.json", flags[1])
+    assert "missing" not in trust("rotate", "--keys=b.pem", "--old_keys=a.pem", *flags)
+
+
 def test_openssl_reads_the_keys(trust, tmp_path):
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -147,7 +156,7 @@ def test_versions_rise_and_the_same_bundle_keeps_its_own(started, bundles):
     started("sign", old, *flags, "--release_version=5")
     with pytest.raises(DeliveryError, match=f"not higher than 5, that of bundle {old.name}"):
         started("sign", new, *flags, "--release_version=4")
-    with pytest.raises(DeliveryError, match="which is over; give a later moment"):
+    with pytest.raises(DeliveryError, match="which is over; give a later one"):
         started("sign", new, *flags, "--release_version=6", "--expires=2020-01-01")
     # Nothing of a bundle but its release has changed.
     assert sorted(path.name for path in new.iterdir()) == [
@@ -157,6 +166,17 @@ def test_versions_rise_and_the_same_bundle_keeps_its_own(started, bundles):
     ]
     assert "verified  2 segments" in started("verify", new, "--trust=trust.json")
     assert "version 2 of line toy" in started("show", new)
+
+
+def test_a_damaged_release_is_not_taken_for_none(started, bundles):
+    """As version 1 again, the bundle would be refused by each device that saw it."""
+    flags = ("--trust=trust.json", "--keys=a.pem")
+    started("sign", bundles[0], *flags, "--release_version=5")
+    (bundles[0] / RELEASE_NAME).write_bytes(b"{")
+    with pytest.raises(DeliveryError, match="which version this bundle was cannot be told"):
+        started("sign", bundles[0], *flags)
+    assert (bundles[0] / RELEASE_NAME).read_bytes() == b"{"
+    assert "version 5 of line toy" in started("sign", bundles[0], *flags, "--release_version=5")
 
 
 def test_what_is_not_sound_is_not_signed_and_not_verified(started, bundles):

@@ -1,5 +1,7 @@
 """Bundles and devices for the tests of the device."""
 
+import functools
+
 import httpx
 import pytest
 
@@ -39,19 +41,26 @@ def make_device(tmp_path):
     made = []
 
     def make(url, folder="cache", timeout_s=20.0, attempts=4, limit_bytes=None, **kwargs):
+        client = httpx.Client(verify=_certificates())
         transport = HttpTransport(
-            url, timeout_s=timeout_s, retries=Retries(attempts, first_wait_s=0.01)
+            url, client=client, timeout_s=timeout_s, retries=Retries(attempts, first_wait_s=0.01)
         )
         device = Device(
             transport, SegmentCache(tmp_path / folder, limit_bytes=limit_bytes), **kwargs
         )
-        made.append(device)
+        made.append((device, client))
         return device
 
     yield make
-    for device in made:
+    for device, client in made:
         device.close()
-        device.transport.close()
+        client.close()
+
+
+@functools.cache
+def _certificates():
+    """Those of any client, read once: that takes longer than most requests of a test."""
+    return httpx.create_ssl_context()
 
 
 @pytest.fixture

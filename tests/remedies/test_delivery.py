@@ -53,19 +53,11 @@ from tests.delivery.resnets import write_resnet
 from tests.delivery.runtimes.test_examples import FEATURES, ROWS
 from tests.delivery.servers import serving as serving_bundle
 from tests.delivery.toys import make_parts
+from tests.remedies.refusals import refused
 
 __all__ = ["make_device", "toy_bundle"]
 
 from tests.delivery.conftest import make_device, toy_bundle
-
-
-@contextlib.contextmanager
-def refused(error=ValueError):
-    """Yields a list that then has the message."""
-    said = []
-    with pytest.raises(error) as caught:
-        yield said
-    said.append(str(caught.value))
 
 
 @pytest.fixture

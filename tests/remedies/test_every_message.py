@@ -14,9 +14,9 @@ import pytest
 from tests.commands import ROOT
 
 _VERBS = (
-    "add|ask|call|change|choose|close|convert|copy|cut|delete|drop|fetch|free|give|install|leave|"
-    "load|lower|make|mend|move|name|plan|put|raise|run|send|set|shorten|split|start|stop|sweep|"
-    "take|train|try|upgrade|use|wait|write"
+    "add|ask|call|change|choose|close|convert|copy|cut|delete|drop|fetch|free|get|give|install|"
+    "leave|let|load|lower|make|mend|move|name|pin|plan|put|raise|rotate|run|send|set|shorten|sign|"
+    "split|start|stop|sweep|take|train|try|unpin|upgrade|use|wait|write"
 )
 # Where a clause begins with such a verb, somebody is told to do something.
 _ADVICE = re.compile(

@@ -26,17 +26,9 @@ from accordion_jax.training.objective import Draw
 from accordion_jax.training.variants import Variants
 from tests.commands import ROOT, call_main, command_alone, command_environment
 from tests.evaluation.test_pictures import LADDER, table_of
+from tests.remedies.refusals import refused
 from tests.runs.test_grid_plan import QUICKSTART, a_table
 from tests.training.test_loop import DIVERGING, make, small_config
-
-
-@contextlib.contextmanager
-def refused(error=ValueError):
-    """Yields a list that then has the message."""
-    said = []
-    with pytest.raises(error) as caught:
-        yield said
-    said.append(str(caught.value))
 
 
 @contextlib.contextmanager

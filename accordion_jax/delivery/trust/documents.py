@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accordion_jax.delivery.errors import TrustError
@@ -21,7 +21,13 @@ RELEASE_NAME = "release.json"
 MAX_RELEASE_BYTES = 1 << 19
 MAX_ROOTS = 64
 
-_VERSION = (lambda v: type(v) is int and v == 1, "1: upgrade accordion_jax, or write it again")
+
+def _version(remedy: str) -> tuple[Callable[[Any], bool], str]:
+    return (lambda v: type(v) is int and v == 1), f"1: upgrade accordion_jax, or {remedy}"
+
+
+_TRUST_VERSION = _version("make the file again with the same keys, in the same steps")
+_RELEASE_VERSION = _version("sign the bundle again (--release_version=N, as it was)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +51,7 @@ class TrustFile:
             parsed(data, source, MAX_RELEASE_BYTES),
             {
                 "format": (lambda v: v == "accordion-trust", "'accordion-trust'"),
-                "format_version": _VERSION,
+                "format_version": _TRUST_VERSION,
                 "roots": _ROOTS,
             },
             source,
@@ -129,7 +135,7 @@ class ReleaseFile:
             parsed(data, source, MAX_RELEASE_BYTES),
             {
                 "format": (lambda v: v == "accordion-release", "'accordion-release'"),
-                "format_version": _VERSION,
+                "format_version": _RELEASE_VERSION,
                 "release": (lambda v: isinstance(v, dict), "an envelope"),
                 "roots": _ROOTS,
             },

@@ -69,19 +69,16 @@ def read_private(path: str | os.PathLike, passphrase: bytes | None = None) -> An
     Raises:
       FileNotFoundError: there is none.
       TrustError: it holds no Ed25519 private key, or the passphrase is missing or wrong; or as
-        `make_pair`.
+        `make_pair`. A key that is not encrypted is read with any passphrase.
     """
     serialization, ed25519, _ = _library()
     content = _content(path)
     try:
-        key = serialization.load_pem_private_key(content, passphrase)
+        key = _loaded(serialization, content, passphrase)
     except TypeError:
-        said = (
-            "is encrypted; give its passphrase (--passphrase_env or --passphrase_file)"
-            if passphrase is None
-            else "is not encrypted; leave the passphrase out"
-        )
-        raise TrustError(f"{path} {said}") from None
+        raise TrustError(
+            f"{path} is encrypted; give its passphrase (--passphrase_env or --passphrase_file)"
+        ) from None
     except Exception as error:  # the library's own kinds have no common base
         raise TrustError(
             f"{path} holds no private key in PEM, or the passphrase is wrong; wanted the file that "
@@ -90,6 +87,16 @@ def read_private(path: str | os.PathLike, passphrase: bytes | None = None) -> An
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise TrustError(f"{path} holds a {type(key).__name__}; wanted an Ed25519 private key")
     return key
+
+
+def _loaded(serialization: Any, content: bytes, passphrase: bytes | None) -> Any:
+    try:
+        return serialization.load_pem_private_key(content, passphrase)
+    except TypeError:
+        # It is not encrypted: the passphrase is for another key of the same command.
+        if passphrase is None:
+            raise
+        return serialization.load_pem_private_key(content, None)
 
 
 def read_public(path: str | os.PathLike) -> str:

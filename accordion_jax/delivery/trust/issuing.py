@@ -129,8 +129,9 @@ def sign_bundle(
 
     Raises:
       FileNotFoundError, ManifestError, BundleError: the bundle is not sound, as `verify_bundle`.
-      TrustError: a key does not count, the trust file is not sound or has expired, or the version
-        is not higher than that of another bundle beside it or of the one that it follows.
+      TrustError: a key does not count, the trust file is not sound or has expired, the version is
+        not higher than that of another bundle beside it or of the one that it follows, or it is not
+        given and that of the bundle's damaged release cannot be told.
     """
     trust.verify("the trust file")
     root = trust.latest
@@ -145,6 +146,12 @@ def sign_bundle(
         if found.model_id != manifest.model_id
     }
     before = _own(bundle, manifest.model_id, root.line)
+    if version is None and before is None and (why := _damage(bundle)):
+        # As version 1 of the line again, devices would take it for an older model.
+        raise TrustError(
+            f"{why}; so which version this bundle was cannot be told: give it "
+            "(--release_version=N), or delete that file if it was never served"
+        )
     if version is None:
         version = before.release.version if before else max(others.values(), default=0) + 1
     if not is_version(version):
@@ -164,7 +171,9 @@ def sign_bundle(
         until = before.release.expires
     release = Release(root.line, version, manifest.model_id, until)
     if is_over(until, now):
-        raise TrustError(f"the release would expire at {until}, which is over; give a later moment")
+        raise TrustError(
+            f"the release would expire at {until}, which is over; give a later one (--expires=DATE)"
+        )
     if root.require_expiry and until is None:
         raise TrustError(
             f"the trust file of line {root.line!r} demands an expiry; give one (--expires=DATE)"
@@ -189,13 +198,24 @@ def _check_keys(privates: Sequence[Any], counted: set[str], line: str) -> None:
 
 
 def _own(bundle: pathlib.Path, model_id: str, line: str) -> SignedRelease | None:
-    """The release that a bundle has, if it is of this line; a damaged one is replaced."""
+    """The release that a bundle has, if it can be read and is of this line."""
     try:
         found = ReleaseFile.read(bundle).signed
     except (OSError, TrustError):
         return None
     fits = found.release.model_id == model_id and found.release.line == line
     return found if fits else None
+
+
+def _damage(bundle: pathlib.Path) -> str | None:
+    """Why the release that a bundle has cannot be read; None if it can, or there is none."""
+    try:
+        ReleaseFile.read(bundle)
+    except FileNotFoundError:
+        return None
+    except (OSError, TrustError) as error:
+        return str(error)
+    return None
 
 
 def _releases(folder: pathlib.Path, line: str) -> Iterator[Release]:

@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from accordion_jax.delivery.trust.statements import (
 )
 from accordion_jax.system.files import new_folder, write_whole
 from accordion_jax.system.locks import locked
+from accordion_jax.system.room import NoRoomError
 
 _MOST_BYTES = 64 << 20
 _MOST_ACCEPTED = 256
@@ -258,7 +260,9 @@ class Pins:
                 raise TrustError(
                     f"{what} has another version {each.root.version} of the trust file of line "
                     f"{line!r} than the one that is pinned here. If it is to be trusted all the "
-                    f"same, unpin the line first (python -m accordion_jax.trust unpin)"
+                    f"same, unpin the line (python -m accordion_jax.trust unpin "
+                    f"--cache={shlex.quote(str(self._path.parent.parent))} --line={line}), and "
+                    "pin the other file (--trust=FILE)"
                 )
             if each.root.version > roots[-1].root.version:
                 check_successor(roots[-1], each, what)
@@ -289,7 +293,7 @@ class Pins:
                 write_whole(self._path, content, survives_power_cut=True)
         except OSError as error:
             raise TrustError(
-                f"{self._path} cannot be written ({error.strerror}), so that a version that was "
+                f"{self._path} cannot be written ({_why(error)}), so that a version that was "
                 "accepted would be forgotten; free some room, or put the cache elsewhere"
             ) from error
 
@@ -306,6 +310,10 @@ def read_trust(trust: str | os.PathLike | TrustFile) -> TrustFile:
         return TrustFile.from_bytes(read_bounded(trust), str(trust))
     except OSError as error:
         raise TrustError(f"the trust file {trust} cannot be read: {error.strerror}") from error
+
+
+def _why(error: OSError) -> str:
+    return error.why if isinstance(error, NoRoomError) else error.strerror or str(error)
 
 
 def _check_version(pinned: Pinned, version: int, model_id: str, what: str) -> None:
