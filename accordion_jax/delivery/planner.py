@@ -12,6 +12,7 @@ from typing import Any
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Segment
+from accordion_jax.depth.bounds import risk_of
 
 # Of a throughput (1 Pbit/s) or a deadline (30 million years): more is a mistake of units.
 MOST = 10**15
@@ -28,10 +29,14 @@ class Requirements:
       max_error: the top-1 error to reach, 0 to 1: asks for as few bytes as reach it. Without it,
         the least error within the bounds is asked for.
       max_macs: bound on the multiply-accumulates for one image that the device can run.
+      confidence: in [0.5, 1). Plans by upper bounds of the errors that hold with this confidence
+        over the images that they were measured on (`LookupTable.upper_bounds`), in place of the
+        errors measured: max_error is then not reached by luck alone.
 
     Raises:
-      ValueError: a value is negative, not finite, or of the wrong type, max_error is above 1, or
-        deadline_s comes without throughput_bps; names the value.
+      ValueError: a value is negative, not finite, or of the wrong type, max_error is above 1,
+        confidence is no probability in [0.5, 1), or deadline_s comes without throughput_bps; names
+        the value.
     """
 
     max_bytes: int | None = None
@@ -39,6 +44,7 @@ class Requirements:
     throughput_bps: float | None = None
     max_error: float | None = None
     max_macs: int | None = None
+    confidence: float | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -60,6 +66,8 @@ class Requirements:
             raise ValueError(
                 f"max_error={self.max_error!r} must be a share from 0 to 1, not a percentage"
             )
+        if self.confidence is not None:
+            risk_of(self.confidence)
         if self.deadline_s is not None and self.throughput_bps is None:
             raise ValueError(
                 f"deadline_s={self.deadline_s!r} needs throughput_bps: without it no one knows "
@@ -103,6 +111,7 @@ class Plan:
       missing: the segments to send, in sending order; segments of equal content once.
       transfer_bytes: their wire bytes.
       expected_error: top-1 error of the configuration, from the look-up table.
+      error_bound: what it is at most, with the confidence asked for; None where none was.
       expected_seconds: that the transfer takes; None if throughput_bps is not given, or is too low
         for the time to be finite.
       unmet: names of the requirements that cannot be met.
@@ -113,6 +122,7 @@ class Plan:
     missing: tuple[Segment, ...]
     transfer_bytes: int
     expected_error: float | None
+    error_bound: float | None
     expected_seconds: float | None
     unmet: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -133,7 +143,8 @@ class _Candidate(typing.NamedTuple):
     name: str
     end: int  # how many segments of the sending order it needs
     transfer_bytes: int
-    error: float
+    error: float  # to plan by: as measured, or at most
+    measured: float
     macs: int
 
 
@@ -141,7 +152,7 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
     """Returns what to send so that the requirements are met with what the device already has.
 
     Of the configurations within the bounds (max_bytes, deadline_s, max_macs), the one of least
-    expected error; with max_error, the one of fewest bytes to transfer that reaches it. Among
+    expected error (with confidence: of least upper bound of it); with max_error, the one of fewest bytes to transfer that reaches it. Among
     equals the other of the two decides, then the smaller configuration. The bounds always hold:
     what cannot be sent within them is not sent. A configuration that is held complete costs no
     bytes, so that a plan is never worse than what is held and within max_macs.
@@ -156,7 +167,8 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
       held: digests of the segments that the device has; others than this model's are ignored.
     """
     held = held if isinstance(held, (set, frozenset, dict)) else frozenset(held)
-    candidates = _candidates(manifest, held)
+    by_bound = requirements.confidence is not None
+    candidates = _candidates(manifest, held, requirements.confidence)
     unmet: dict[str, str] = {}
     for name in ("max_macs", "max_bytes", "deadline_s"):
         bound = getattr(requirements, name)
@@ -173,6 +185,7 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
             missing=(),
             transfer_bytes=0,
             expected_error=None,
+            error_bound=None,
             expected_seconds=_seconds(0, requirements),
             unmet=tuple(unmet),
             reasons=tuple(unmet.values()),
@@ -192,25 +205,36 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
         configuration=best.name,
         missing=tuple(missing.values()),
         transfer_bytes=best.transfer_bytes,
-        expected_error=best.error,
+        expected_error=best.measured,
+        error_bound=best.error if by_bound else None,
         expected_seconds=_seconds(best.transfer_bytes, requirements),
         unmet=tuple(unmet),
         reasons=tuple(unmet.values()),
     )
 
 
-def _candidates(manifest: Manifest, held: Collection[str]) -> list[_Candidate]:
+def _errors(manifest: Manifest, confidence: float | None) -> tuple[float, ...]:
+    """Of each configuration, what to plan by."""
+    if confidence is None:
+        return tuple([row.top1_error for row in manifest.table.rows])
+    return manifest.table.upper_bounds(confidence)
+
+
+def _candidates(
+    manifest: Manifest, held: Collection[str], confidence: float | None
+) -> list[_Candidate]:
     """Every configuration with its cost. Each adds to the one before, so one pass is enough."""
     candidates, transfer_bytes, start = [], 0, 0
     counted: set[str] = set()
-    for configuration, row in zip(manifest.ladder, manifest.table.rows, strict=True):
+    rows = zip(manifest.table.rows, _errors(manifest, confidence), strict=True)
+    for configuration, (row, error) in zip(manifest.ladder, rows, strict=True):
         end = len(configuration.segments)
         for segment in manifest.segments[start:end]:
             if segment.sha256 not in held and segment.sha256 not in counted:
                 counted.add(segment.sha256)
                 transfer_bytes += segment.size_bytes
         candidates.append(
-            _Candidate(configuration.name, end, transfer_bytes, row.top1_error, row.macs)
+            _Candidate(configuration.name, end, transfer_bytes, error, row.top1_error, row.macs)
         )
         start = end
     return candidates
@@ -260,13 +284,14 @@ def _broken_error(
         for name in ("max_bytes", "deadline_s", "max_macs")
         if getattr(requirements, name) is not None
     ]
-    least = min(manifest.table.rows, key=lambda row: row.top1_error)
-    if least.top1_error > max_error:
-        return (
-            f"{reason}the best configuration of the model, {least.configuration}, has an error of "
-            f"{least.top1_error:.6g}"
-        )
+    confidence = requirements.confidence
+    has = "has an error of " if confidence is None else "has with confidence an error of at most "
+    errors = _errors(manifest, confidence)
+    least = min(errors)
+    name = manifest.ladder[errors.index(least)].name
+    if least > max_error:
+        return f"{reason}the best configuration of the model, {name}, {has}{least:.6g}"
     return (
-        f"{reason}the best within {' and '.join(bounds)}, {best.name}, has an error of "
-        f"{best.error:.6g}; {least.configuration} would have {least.top1_error:.6g}"
+        f"{reason}the best within {' and '.join(bounds)}, {best.name}, {has}{best.error:.6g}; "
+        f"{name} would have {least:.6g}"
     )
