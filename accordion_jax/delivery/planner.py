@@ -152,10 +152,11 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
     """Returns what to send so that the requirements are met with what the device already has.
 
     Of the configurations within the bounds (max_bytes, deadline_s, max_macs), the one of least
-    expected error (with confidence: of least upper bound of it); with max_error, the one of fewest bytes to transfer that reaches it. Among
-    equals the other of the two decides, then the smaller configuration. The bounds always hold:
-    what cannot be sent within them is not sent. A configuration that is held complete costs no
-    bytes, so that a plan is never worse than what is held and within max_macs.
+    expected error (with confidence: of least upper bound of it); with max_error, the one of fewest
+    bytes to transfer that reaches it. Among equals the other of the two decides, then the smaller
+    configuration. The bounds always hold: what cannot be sent within them is not sent. A
+    configuration that is held complete costs no bytes, so that a plan is never worse than what is
+    held and within max_macs.
 
     Where requirements conflict, `unmet` names them. If max_error is out of reach the plan is the
     least error within the bounds; if a bound excludes even the smallest configuration, there is

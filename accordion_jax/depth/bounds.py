@@ -62,15 +62,14 @@ def clopper_pearson_upper(
         raise ValueError(f"alpha={alpha} must be above 0 and at most 0.5")
     k, n = np.broadcast_arrays(np.atleast_1d(errors).astype(float), np.asarray(examples, float))
     if not ((n >= 1) & (k >= 0) & (k <= n)).all():
-        raise ValueError(
-            f"errors={errors} of examples={examples}: need 0 <= errors <= examples, examples >= 1"
-        )
+        raise ValueError(f"errors={k} of examples={n}: need 0 <= errors <= examples, examples >= 1")
     upper = np.ones(k.shape)
     (open_,) = np.nonzero(k < n)  # where every answer is wrong the bound is 1
     k, n = k[open_], n[open_]
     log_alpha, p = math.log(alpha), _wilson_upper(k + 0.5, n + 1, alpha)
+    log_choose = _log_choose(n, k)
     for _ in range(_MOST_STEPS):
-        log_tail, slope = _log_lower_tail(k, n, p)
+        log_tail, slope = _log_lower_tail(k, n, p, log_choose)
         # The tail's logarithm is concave in p, so from the first step on Newton's method comes from
         # above: whenever it stops, what it has is a bound.
         step = (log_tail - log_alpha) / slope
@@ -83,7 +82,9 @@ def clopper_pearson_upper(
     return upper
 
 
-def _log_lower_tail(k: np.ndarray, n: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _log_lower_tail(
+    k: np.ndarray, n: np.ndarray, p: np.ndarray, log_choose: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Log of P(Binomial(n, p) <= k) for p > k/n, and the negative of its derivative.
 
     By the continued fraction of the incomplete beta function I_{1-p}(n - k, k + 1), evaluated as
@@ -103,7 +104,7 @@ def _log_lower_tail(k: np.ndarray, n: np.ndarray, p: np.ndarray) -> tuple[np.nda
             fraction = fraction * (d * c)
         if (np.abs(d * c - 1) < 1e-14).all():
             break
-    log_tail = _log_choose(n, k) + a * np.log(x) + b * np.log(p) + np.log(fraction)
+    log_tail = log_choose + a * np.log(x) + b * np.log(p) + np.log(fraction)
     # The density is (n - k) choose(n, k) p^k x^(n - k - 1): of the tail's product all but p x / a.
     return log_tail, a / (x * p * fraction)
 

@@ -48,9 +48,9 @@ def test_rows_of_different_examples_are_each_by_their_own():
     [
         (1, 10, 0.0, "alpha=0.0 must be above 0"),
         (1, 10, 0.6, "alpha=0.6"),
-        (11, 10, 0.1, "errors=11 of examples=10"),
-        (-1, 10, 0.1, "errors=-1"),
-        (0, 0, 0.1, "examples=0"),
+        (11, 10, 0.1, r"errors=\[11\.\] of examples=\[10\.\]"),
+        (-1, 10, 0.1, r"errors=\[-1\.\]"),
+        (0, 0, 0.1, r"examples=\[0\.\]"),
     ],
 )
 def test_what_is_no_count_is_refused(errors, examples, alpha, message):
@@ -66,7 +66,8 @@ def test_the_band_covers_all_rows_at_once_and_is_not_needlessly_wide():
     noise = rng.random((trials, examples, len(rates)))
     wrong = np.where(rng.random((trials, examples, 1)) < 0.7, difficulty, noise) < rates
     counts = wrong.sum(1)
-    band = clopper_pearson_upper(counts.ravel(), examples, risk / len(rates)).reshape(counts.shape)
+    every_count = np.arange(examples + 1)
+    band = clopper_pearson_upper(every_count, examples, risk / len(rates))[counts]
     np.testing.assert_allclose(band[0], upper_band(counts[0], examples, risk), rtol=1e-9)
     covered = (band >= rates).all(1).mean()
     one_row = (np.array([clopper_pearson_upper(r, examples, risk) for r in counts]) >= rates).all(1)
@@ -82,7 +83,7 @@ def test_a_confidence_is_rounded_to_the_safe_side():
     assert [risk_of(c) for c in (0.9, 0.95, 0.99, 0.999, 0.5)] == [0.1, 0.05, 0.01, 0.001, 0.5]
     assert risk_of(0.9512) == 0.048
     grid = {risk_of(c) for c in np.linspace(0.5, 0.99, 5000)}
-    assert len(grid) <= 92
+    assert len(grid) <= 131
     for confidence in (0.51234, 0.9876543, 1 - 1e-11):
         assert 0 < risk_of(confidence) <= 1 - confidence + 1e-15
     for wrong in (95, 0.3, 1.0, math.nan):

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
@@ -221,7 +222,7 @@ class Device:
                 bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
             if deadline_s is not None and expected_bps:
                 time_left = max(0.0, until_s - self.clock.now()) + 8 * credit / expected_bps
-            now = {"deadline_s": time_left, "throughput_bps": expected_bps}
+            now: dict[str, Any] = {"deadline_s": time_left, "throughput_bps": expected_bps}
             requirements = dataclasses.replace(asked, max_bytes=bytes_left, **now)
             if self._transfer.plan is None and self.plan_at_endpoint and self.transport.streams:
                 found = self.transport, self._target, requirements
