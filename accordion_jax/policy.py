@@ -145,20 +145,15 @@ def _modules() -> Mapping[str, Any]:
 
 def _source() -> tuple[LookupTable, Method, dict[str, str]]:
     """Table, sizes as they arrive, and digests of what was read."""
-    table_at, bundle_at = _TABLE.value, _BUNDLE.value
-    if (table_at is None) == (bundle_at is None):
-        raise app.UsageError("give --table or --bundle")
-    if table_at is None:
-        manifest = read_manifest(bundle_at)
+    if _BUNDLE.value is not None and _TABLE.value is None:
+        manifest = read_manifest(_BUNDLE.value)
         digests = {"model_id": manifest.model_id}
         return manifest.table, accordion(manifest, manifest_bytes(manifest)), digests
-    table = LookupTable.read(table_at)
+    if _TABLE.value is None or _BUNDLE.value is not None:
+        raise app.UsageError("give --table or --bundle")
+    table = LookupTable.read(_TABLE.value)
     path = pathlib.Path(_TABLE.value)
-    return (
-        table,
-        _method(table),
-        file_digests(path / "lookup_table.json" if path.is_dir() else path),
-    )
+    return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
 
 
 def _method(table: LookupTable) -> Method:
@@ -172,12 +167,11 @@ def _method(table: LookupTable) -> Method:
 
 def _links() -> tuple[Sequence[Arrivals], str, dict[str, str]]:
     """Links, what to call them, and digests of what was read."""
-    traces, model = _TRACES.value, _LINK_MODEL.value
-    if (traces is None) == (model is None):
+    if _LINK_MODEL.value is not None and _TRACES.value is None:
+        return [parse_model(_LINK_MODEL.value)], _LINK_MODEL.value, {}
+    if _TRACES.value is None or _LINK_MODEL.value is not None:
         raise app.UsageError("give --traces or --link_model")
-    if traces is None:
-        return [parse_model(model)], model, {}
-    paths = find_traces(traces)
+    paths = find_traces(_TRACES.value)
     links = [Link(read_trace(path)) for path in paths]
     return links, f"{len(links)} recorded link(s)", file_digests(*paths)
 
@@ -296,7 +290,8 @@ def _write(
     )
     facts |= {"full_probability": _FULL.value, "floor": _FLOOR.value}
     given = [flags.FLAGS[name] for taken in _TAKES.values() for name in taken]
-    texts = dict.fromkeys(flag.serialize() for flag in given if flag.present)
+    values = {flag.name: flag.value for flag in given if flag.present}
+    texts = [f"--{n}={','.join(v) if isinstance(v, list) else v}" for n, v in values.items()]
     line = shlex.join(["python", "-m", "accordion_jax.policy", facts["fitted_to"], *texts])
     provenance = {"command": line, "inputs_sha256": dict(digests)}
     found = PolicyFile.like(ladder, probabilities.tolist(), facts=facts, provenance=provenance)
