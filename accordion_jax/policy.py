@@ -173,7 +173,7 @@ def _links() -> tuple[Sequence[Arrivals], str, dict[str, str]]:
         raise app.UsageError("give --traces or --link_model")
     paths = find_traces(_TRACES.value)
     links = [Link(read_trace(path)) for path in paths]
-    return links, f"{len(links)} recorded link(s)", file_digests(*paths)
+    return links, f"{len(links)} recorded link{'s' * (len(links) > 1)}", file_digests(*paths)
 
 
 def _deadlines() -> list[tuple[float, float]]:
@@ -204,7 +204,11 @@ def _link(_names: list[str]) -> None:
     said = f"nothing arrives in {100 * nothing:.2f} % of the cases, not even {smallest}; left out"
     facts = {"fitted_to": "link", "link": name, "nothing_arrives": nothing}
     facts |= {"deadlines_s": [list(each) for each in deadlines.items()]}
-    title = f"{name}, deadline {', '.join(f'{each:g}' for each in deadlines)} s"
+    shown = ", ".join(
+        f"{each:g} s" + (f" ({100 * share:.0f} %)" if len(deadlines) > 1 else "")
+        for each, share in deadlines.items()
+    )
+    title = f"{name}, deadline {shown}"
     _write(table, [(shares, 1.0)], facts, digests | more, title, said)
 
 
@@ -264,7 +268,8 @@ def _mix(names: list[str]) -> None:
     }
     title = "mixture of " + ", ".join(f"{weight:.2g} {path.stem}" for _, weight, path in pairs)
     parts = [(np.array(each.probabilities), weight) for each, weight, _ in pairs]
-    _write(first, parts, facts, file_digests(*(path for *_, path in pairs)), title)
+    digests = file_digests(*(path for *_, path in pairs))
+    _write(first, parts, facts, digests, title, names=names)
 
 
 def _write(
@@ -274,6 +279,7 @@ def _write(
     digests: Mapping[str, str],
     title: str,
     *said: str,
+    names: Sequence[str] = (),
 ) -> None:
     """Mixes, writes the file and its chart, and says what was done."""
     if not _OUT.value or not _OUT.value.endswith(".json"):
@@ -292,14 +298,14 @@ def _write(
     given = [flags.FLAGS[name] for taken in _TAKES.values() for name in taken]
     values = {flag.name: flag.value for flag in given if flag.present}
     texts = [f"--{n}={','.join(v) if isinstance(v, list) else v}" for n, v in values.items()]
-    line = shlex.join(["python", "-m", "accordion_jax.policy", facts["fitted_to"], *texts])
+    line = shlex.join(["python", "-m", "accordion_jax.policy", facts["fitted_to"], *names, *texts])
     provenance = {"command": line, "inputs_sha256": dict(digests)}
     found = PolicyFile.like(ladder, probabilities.tolist(), facts=facts, provenance=provenance)
     path = pathlib.Path(_OUT.value)
     found.write(path)
-    names = [entry.name for entry in found.entries]
+    bars = [f"{entry.name}\n{entry.size_bytes / 1e3:,.0f} kB" for entry in found.entries]
     chart = path.with_suffix(".png")
-    charts.draw_policies(chart, names, {path.stem: found.probabilities}, title=title)
+    charts.draw_policies(chart, bars, {path.stem: found.probabilities}, title=title)
     drawn = [f"{e.name} {100 * e.probability:.1f} %" for e in found.entries if e.probability > 0]
     print(f"{title}\ndrawn: {', '.join(drawn)}")
     print("\n".join([*said, f"wrote {path} and {chart}"]))
@@ -335,7 +341,7 @@ def _evaluate(names: list[str]) -> None:
     if _OUT.value:
         path = pathlib.Path(_OUT.value)
         chart = path.with_suffix(".png")
-        title = f"{title}: expected {error_name} over {name}, 95 % intervals"
+        title = f"{title}\n{name}; 95 % intervals (bootstrap over links)"
         charts.draw_expected_errors(chart, rows, error_name=error_name, title=title)
         facts = {"links": name, "round_trip_s": _ROUND_TRIP_S.value, "inputs_sha256": digests}
         write_json(path, facts | {"rows": rows})

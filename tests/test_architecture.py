@@ -34,7 +34,10 @@ INNER_ARROWS = {
 # All that a device needs which fetches, keeps and replays models and has no JAX: the packages of
 # the extra `device`, and one that pictures alone need.
 ON_A_DEVICE = {"absl", "filelock", "httpx", "jsonschema", "numpy", "safetensors", "tqdm"}
-DEVICE_ALONE = {"delivery/links/picture.py": {"matplotlib"}}
+DEVICE_ALONE = {
+    "delivery/links/picture.py": {"matplotlib"},
+    "delivery/links/charts.py": {"matplotlib"},
+}
 
 # A device that runs a network needs it; one that only fetches does not.
 EXCEPTIONS = {"delivery/runtimes/networks.py": {"models"}}

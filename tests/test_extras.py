@@ -49,7 +49,7 @@ ROLES = {
     "serve": Role(("serve",), (*SHARED, "delivery/endpoint"), jax=False, most_mb=95),
     "device-jax": Role(("fetch", "replay"), (*ON_DEVICE, "models"), jax=True),
     "train": Role(
-        ("train", "grid", "report", "bundle"),
+        ("train", "grid", "report", "bundle", "policy"),
         (*SHARED, "models", "data", "runs", "training", "evaluation"),
         jax=True,
     ),

@@ -19,6 +19,7 @@ import logging.handlers
 import os
 import pathlib
 import queue
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ class PlanLog:
                 f"the log of plans cannot be written to {os.fspath(path)}: {error.strerror}"
             ) from error
         self._full = 0
-        self._listener = logging.handlers.QueueListener(self._queue, self._file)
+        self._listener = _Writer(self._queue, self._file)
         self._listener.start()
 
     @property
@@ -118,6 +119,14 @@ class PlanLog:
         self._file.close()
 
 
+class _Writer(logging.handlers.QueueListener):
+    """The thread that writes."""
+
+    def enqueue_sentinel(self) -> None:
+        """Has it end after what waits, which may be all that there is room for."""
+        self.queue.put(self._sentinel)  # type: ignore[attr-defined]
+
+
 class _File(logging.handlers.RotatingFileHandler):
     """A file that counts what it could not take; the library would print each with its stack."""
 
@@ -125,7 +134,9 @@ class _File(logging.handlers.RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as the library names it
         if not self.failed:
-            _log.warning("the log of plans cannot be written (%s); lines are lost", record.exc_info)
+            _log.warning(
+                "the log of plans cannot be written (%s); lines are lost", sys.exc_info()[1]
+            )
         self.failed += 1
 
 
