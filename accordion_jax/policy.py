@@ -12,6 +12,7 @@ A policy is a JSON file, with its bar chart beside it. Training takes it with
 --config.policy.name=file --config.policy.path=FILE.
 """  # noqa: E501
 
+import itertools
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -127,20 +128,15 @@ def main(argv: Sequence[str]) -> None:
     }
     if name not in commands:
         raise app.UsageError(f"give one of {', '.join(commands)}; got {name or 'none'!r}")
-    ours = flags.FLAGS.get_key_flags_for_module(__name__ if __name__ in _modules() else "__main__")
-    for flag in ours:
-        if flag.present and flag.name not in _TAKES[name]:
-            takes = ", ".join(f"--{each}" for each in _TAKES[name])
-            raise app.UsageError(f"{name} has no flag --{flag.name}; it takes {takes}")
+    for each in dict.fromkeys(itertools.chain(*_TAKES.values())):
+        if flags.FLAGS[each].present and each not in _TAKES[name]:
+            takes = ", ".join(f"--{flag}" for flag in _TAKES[name])
+            raise app.UsageError(f"{name} has no flag --{each}; it takes {takes}")
     takes_names = name in ("mix", "evaluate", "convergence")
     if bool(argv[2:]) != takes_names:
         wants = "names at least one file or run" if takes_names else "takes flags alone"
         raise app.UsageError(f"{name} {wants}; got {argv[2:]}")
     commands[name](list(argv[2:]))
-
-
-def _modules() -> Mapping[str, Any]:
-    return flags.FLAGS.key_flags_by_module_dict()
 
 
 def _source() -> tuple[LookupTable, Method, dict[str, str]]:

@@ -37,7 +37,7 @@ def traces(tmp_path):
     folder = tmp_path / "traces"
     folder.mkdir()
     for number in range(30):
-        rows = "".join(f"{s},{(s * (number + 3)) % 7 / 2}\n" for s in range(12))
+        rows = "".join(f"{s},{((s * (number + 3)) % 7 + 1) / 2}\n" for s in range(12))
         (folder / f"{number:02d}.csv").write_text(f"time_s,downlink_mbps\n{rows}")
     return folder
 

@@ -85,8 +85,9 @@ def command(name: str, *arguments: object) -> list[str]:
 
 
 def run(name: str, *arguments: object) -> None:
-    """Runs a command to its end."""
-    subprocess.run(command(name, *arguments), check=True)
+    """Runs a command to its end; one that fails has said why."""
+    if code := subprocess.run(command(name, *arguments), check=False).returncode:
+        sys.exit(code)
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ class _File(logging.handlers.RotatingFileHandler):
 
     failed = 0
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - as the library names it
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - the library's
         if not self.failed:
             _log.warning(
                 "the log of plans cannot be written (%s); lines are lost", sys.exc_info()[1]
