@@ -6,8 +6,7 @@ and a device that holds the manifest plans for itself with the same code.
 
 import dataclasses
 import math
-import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from accordion_jax.delivery.bundle.manifest import Manifest
@@ -138,16 +137,6 @@ class Plan:
         }
 
 
-# A tuple, not a dataclass: a plan makes one a configuration, and half of its time went there.
-class _Candidate(typing.NamedTuple):
-    name: str
-    end: int  # how many segments of the sending order it needs
-    transfer_bytes: int
-    error: float  # to plan by: as measured, or at most
-    measured: float
-    macs: int
-
-
 def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] = ()) -> Plan:
     """Returns what to send so that the requirements are met with what the device already has.
 
@@ -168,18 +157,28 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
       held: digests of the segments that the device has; others than this model's are ignored.
     """
     held = held if isinstance(held, (set, frozenset, dict)) else frozenset(held)
-    by_bound = requirements.confidence is not None
-    candidates = _candidates(manifest, held, requirements.confidence)
+    # Parallel lists, an entry a configuration: objects in their place took half of a plan's time.
+    transfer = _transfer_bytes(manifest, held)
+    errors = _errors(manifest, requirements.confidence)
+    candidates: Sequence[int] = range(len(transfer))
     unmet: dict[str, str] = {}
     for name in ("max_macs", "max_bytes", "deadline_s"):
         bound = getattr(requirements, name)
         if bound is None:
             continue
-        within = [c for c in candidates if _cost(name, c, requirements) <= bound]
+        costs = _costs(name, manifest, transfer, requirements)
+        within = [i for i in candidates if costs[i] <= bound]
         if within:
             candidates = within
         else:
-            unmet[name] = _broken_bound(name, bound, candidates, requirements)
+            least = min(candidates, key=costs.__getitem__)
+            unmet[name] = _broken_bound(
+                name,
+                bound,
+                manifest.ladder[least].name,
+                costs[least],
+                (transfer[least], requirements.throughput_bps or 0),
+            )
     if unmet:
         return Plan(
             configuration=None,
@@ -191,24 +190,26 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
             unmet=tuple(unmet),
             reasons=tuple(unmet.values()),
         )
-    best = min(candidates, key=lambda c: (c.error, c.transfer_bytes, c.end))
+    # Bytes never fall along the ladder, so the first of the least error has the fewest of them.
+    best = min(candidates, key=errors.__getitem__)
     max_error = requirements.max_error
-    if max_error is not None and best.error > max_error:
+    if max_error is not None and errors[best] > max_error:
         unmet["max_error"] = _broken_error(manifest, requirements, max_error, best)
     elif max_error is not None:
-        reaching = (c for c in candidates if c.error <= max_error)
-        best = min(reaching, key=lambda c: (c.transfer_bytes, c.error, c.end))
+        first = next(i for i in candidates if errors[i] <= max_error)
+        same = (i for i in candidates if transfer[i] == transfer[first] and errors[i] <= max_error)
+        best = min(same, key=errors.__getitem__)
     missing: dict[str, Segment] = {}
-    for segment in manifest.segments[: best.end]:
+    for segment in manifest.segments[: len(manifest.ladder[best].segments)]:
         if segment.sha256 not in held:
             missing.setdefault(segment.sha256, segment)
     return Plan(
-        configuration=best.name,
+        configuration=manifest.ladder[best].name,
         missing=tuple(missing.values()),
-        transfer_bytes=best.transfer_bytes,
-        expected_error=best.measured,
-        error_bound=best.error if by_bound else None,
-        expected_seconds=_seconds(best.transfer_bytes, requirements),
+        transfer_bytes=transfer[best],
+        expected_error=manifest.table.rows[best].top1_error,
+        error_bound=None if requirements.confidence is None else errors[best],
+        expected_seconds=_seconds(transfer[best], requirements),
         unmet=tuple(unmet),
         reasons=tuple(unmet.values()),
     )
@@ -221,32 +222,32 @@ def _errors(manifest: Manifest, confidence: float | None) -> tuple[float, ...]:
     return manifest.table.upper_bounds(confidence)
 
 
-def _candidates(
-    manifest: Manifest, held: Collection[str], confidence: float | None
-) -> list[_Candidate]:
-    """Every configuration with its cost. Each adds to the one before, so one pass is enough."""
-    candidates, transfer_bytes, start = [], 0, 0
+def _transfer_bytes(manifest: Manifest, held: Collection[str]) -> list[int]:
+    """What each configuration takes. Each adds to the one before, so one pass is enough."""
+    found, transfer_bytes, start = [], 0, 0
     counted: set[str] = set()
-    rows = zip(manifest.table.rows, _errors(manifest, confidence), strict=True)
-    for configuration, (row, error) in zip(manifest.ladder, rows, strict=True):
+    segments = manifest.segments
+    for configuration in manifest.ladder:
         end = len(configuration.segments)
-        for segment in manifest.segments[start:end]:
+        for segment in segments[start:end]:
             if segment.sha256 not in held and segment.sha256 not in counted:
                 counted.add(segment.sha256)
                 transfer_bytes += segment.size_bytes
-        candidates.append(
-            _Candidate(configuration.name, end, transfer_bytes, error, row.top1_error, row.macs)
-        )
+        found.append(transfer_bytes)
         start = end
-    return candidates
+    return found
 
 
-def _cost(name: str, candidate: _Candidate, requirements: Requirements) -> float:
+def _costs(
+    name: str, manifest: Manifest, transfer: list[int], requirements: Requirements
+) -> Sequence[float]:
+    """What each configuration takes of what a requirement bounds."""
     if name == "max_macs":
-        return candidate.macs
+        return [row.macs for row in manifest.table.rows]
     if name == "max_bytes":
-        return candidate.transfer_bytes
-    return _transfer_s(candidate.transfer_bytes, requirements.throughput_bps or 0.0)
+        return transfer
+    bps = requirements.throughput_bps or 0.0
+    return [_transfer_s(each, bps) for each in transfer]
 
 
 def _transfer_s(transfer_bytes: int, throughput_bps: float) -> float:
@@ -262,22 +263,18 @@ def _seconds(transfer_bytes: int, requirements: Requirements) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def _broken_bound(
-    name: str, bound: float, candidates: list[_Candidate], requirements: Requirements
-) -> str:
-    least = min(candidates, key=lambda c: _cost(name, c, requirements))
-    cost = _cost(name, least, requirements)
+def _broken_bound(name: str, bound: float, least: str, cost: float, over: tuple[int, float]) -> str:
+    transfer_bytes, throughput_bps = over
     needs = {
         "max_macs": f"{cost} multiply-accumulates an image",
         "max_bytes": f"{cost} more bytes",
-        "deadline_s": f"{cost:.6g} s for {least.transfer_bytes} bytes at "
-        f"{requirements.throughput_bps or 0:.10g} bit/s",
+        "deadline_s": f"{cost:.6g} s for {transfer_bytes} bytes at {throughput_bps:.10g} bit/s",
     }[name]
-    return f"{name}={bound} is too low for any configuration: {least.name} needs {needs}"
+    return f"{name}={bound} is too low for any configuration: {least} needs {needs}"
 
 
 def _broken_error(
-    manifest: Manifest, requirements: Requirements, max_error: float, best: _Candidate
+    manifest: Manifest, requirements: Requirements, max_error: float, best: int
 ) -> str:
     reason = f"max_error={max_error} is not reached: "
     bounds = [
@@ -293,6 +290,7 @@ def _broken_error(
     if least > max_error:
         return f"{reason}the best configuration of the model, {name}, {has}{least:.6g}"
     return (
-        f"{reason}the best within {' and '.join(bounds)}, {best.name}, {has}{best.error:.6g}; "
+        f"{reason}the best within {' and '.join(bounds)}, {manifest.ladder[best].name}, {has}"
+        f"{errors[best]:.6g}; "
         f"{name} would have {least:.6g}"
     )
