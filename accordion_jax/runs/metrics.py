@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -15,6 +16,8 @@ import numpy as np
 from accordion_jax.runs.folder import CONFIG_FILE, METRICS_FILE
 from accordion_jax.runs.sessions import seconds_spent
 from accordion_jax.system.files import read_json
+
+MOST_LEFT_OUT = 0.05  # of a policy, in depths that were not measured while training
 
 _OF_DEPTH = re.compile(r"error_depth_(\d+)")
 
@@ -64,8 +67,9 @@ def convergence(
       workdir: of a run that was evaluated in the middle of training.
       weights: blocks -> probability, to weigh the errors of the depths by: the same for all runs
         that are compared. Metrics have some depths; between two of them the error is taken to be
-        linear, and outside of them it is not known. None takes the run's own policy, all of whose
-        depths were measured.
+        linear. Those outside of them, such as the base alone, are left out where they weigh no
+        more than `MOST_LEFT_OUT`; else the error is not known. None takes the run's own policy, all
+        of whose depths were measured.
 
     Raises:
       ValueError: the run has no evaluations, or a file of it is damaged; names it.
@@ -102,11 +106,12 @@ def _error(record: Mapping[str, Any], weights: Mapping[int, float] | None) -> fl
         return record["error"]
     found = {int(m[1]): value for name, value in record.items() if (m := _OF_DEPTH.fullmatch(name))}
     depths = sorted(found)
-    wanted = [depth for depth, weight in weights.items() if weight > 0]
-    if not depths or min(wanted) < depths[0] or max(wanted) > depths[-1]:
+    within = {d: w for d, w in weights.items() if depths and depths[0] <= d <= depths[-1]}
+    measured = math.fsum(within.values())
+    if measured < (1 - MOST_LEFT_OUT) * math.fsum(weights.values()):
         return None
-    errors = np.interp(list(weights), depths, [found[depth] for depth in depths])
-    return float(errors @ np.array(list(weights.values())))
+    errors = np.interp(list(within), depths, [found[depth] for depth in depths])
+    return float(errors @ np.array(list(within.values()))) / measured
 
 
 def convergence_table(runs: Mapping[str, Convergence], errors: Sequence[float], of: str) -> str:

@@ -46,6 +46,9 @@ def test_under_the_same_weights_for_all_runs(workdir):
     assert unknown.until(0.9) is None
     assert "not measured" in convergence_table({"run": unknown}, [0.5], "x")
     assert convergence(workdir, {0: 0.0, 3: 1.0}).errors == (0.3, 0.1)
+    # A little of it is left out.
+    assert convergence(workdir, {0: 0.04, 3: 0.96}).errors == pytest.approx((0.3, 0.1))
+    assert convergence(workdir, {0: 0.06, 3: 0.94}).errors == (None, None)
 
 
 def test_a_run_without_evaluations_is_named(workdir):
