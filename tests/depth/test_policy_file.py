@@ -31,6 +31,11 @@ def test_what_was_written_is_read(tmp_path):
     assert SOME.stage_sizes == (1, 2)
 
 
+def test_a_policy_over_every_stage_is_on_its_own_ladder():
+    ladder = make_ladder("blockcoml", (2, 2))
+    assert policy_of(ladder, (0.2, 0.3, 0.5), "blockcoml").on(ladder) == (0.2, 0.3, 0.5)
+
+
 @pytest.mark.parametrize("scheme", ["coml", "resnet"])
 def test_on_its_ladder_each_configuration_has_its_probability(scheme):
     # A policy that was fitted with the plain network's table trains a network of any depth.

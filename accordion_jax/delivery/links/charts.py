@@ -28,7 +28,7 @@ def draw_policies(
     Raises:
       DeliveryError: Matplotlib is not installed.
     """
-    figure, axes = _axes(min(max(6.5, 0.42 * len(names)), 20.0), 4.2)
+    figure, axes = _axes(min(max(6.5, 0.42 * len(names)), 11.0), 4.2)
     width = 0.82 / len(policies)
     for number, (label, probabilities) in enumerate(policies.items()):
         places = np.arange(len(names)) + (number - (len(policies) - 1) / 2) * width
@@ -36,7 +36,7 @@ def draw_policies(
         if len(policies) == 1 and len(names) <= 24:
             texts = [f"{100 * p:.1f}" if p else "0" for p in probabilities]
             axes.bar_label(bars, texts, fontsize=8, padding=2)
-    every = max(1, -(-len(names) // 40))
+    every = max(1, -(-len(names) // 24))
     axes.set_xticks(
         range(0, len(names), every), names[::every], rotation=45, ha="right", rotation_mode="anchor"
     )

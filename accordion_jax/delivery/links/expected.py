@@ -186,11 +186,14 @@ def markdown(rows: Sequence[Mapping[str, Any]], error_name: str, reference: str 
         for row in rows
         if row["label"] == rows[0]["label"]
     )
+    over = f"Mean over {rows[0]['links']} links and its 95 % interval (bootstrap over links)"
+    if rows[0]["links"] == 1:
+        over = "One link: exact, so that the intervals say nothing"
+    paired = f"; after it the difference from {reference}, likewise, paired" if reference else ""
     notes = [
-        f"\nMean over {rows[0]['links']} links and its 95 % interval (bootstrap over links)"
-        + (f"; after it the difference from {reference}, likewise, paired." if reference else ".")
+        f"\n{over}{paired}.",
+        f"Not even the smallest configuration of {rows[0]['label']} arrives: {shares}.",
     ]
-    notes.append(f"Not even the smallest configuration of {rows[0]['label']} arrives: {shares}.")
     return "\n".join([*lines, *notes])
 
 

@@ -88,10 +88,10 @@ class Link:
         if window_s <= 0:
             return (sizes <= 0).astype(float)
         period = self._edges[-1]
-        # Without the corners' own rounding, two equal ones may differ by a hair: no matter.
+        # Two that should be one may differ by rounding; what is between them weighs nothing.
         corners = np.unique(np.concatenate([self._edges, (self._edges - window_s) % period]))
         carried = self.capacity_bits(corners, corners + window_s)
-        # Of a constant link all are equal but for rounding.
+        # A hair more: of a constant link all are equal but for rounding.
         carried = carried + 1e-12 * np.abs(self._carried_until(corners + window_s))
         lengths, ends = np.diff(corners), np.stack([carried[:-1], carried[1:]])
         low, high = ends.min(0)[:, None], ends.max(0)[:, None]
