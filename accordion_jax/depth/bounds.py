@@ -102,7 +102,7 @@ def _log_lower_tail(
             d = 1 / (1 + term * d)
             c = 1 + term / c
             fraction = fraction * (d * c)
-        if (np.abs(d * c - 1) < 1e-14).all():
+        if (np.abs(d * c - 1) < 1e-13).all():
             break
     log_tail = log_choose + a * np.log(x) + b * np.log(p) + np.log(fraction)
     # The density is (n - k) choose(n, k) p^k x^(n - k - 1): of the tail's product all but p x / a.

@@ -65,9 +65,19 @@ async def ask(url: str, questions: Sequence[dict[str, Any]]) -> int:
     async def device(client: httpx.AsyncClient) -> None:
         nonlocal answered
         for requirements in waiting:
-            body = {"requirements": requirements}
-            (await client.post("/v1/models/latest/plan", json=body)).raise_for_status()
+            await once(client, {"requirements": requirements})
             answered += 1
+
+    async def once(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        for wait_s in (0.1, 0.3, 1.0, 3.0, None):
+            try:
+                (await client.post("/v1/models/latest/plan", json=body)).raise_for_status()
+                return
+            except httpx.TransportError:
+                # As a server closes a connection that has rested, a request may just be on its way.
+                if wait_s is None:
+                    raise
+                await asyncio.sleep(wait_s)
 
     limits = httpx.Limits(max_connections=_AT_ONCE)
     async with httpx.AsyncClient(

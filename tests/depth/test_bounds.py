@@ -61,7 +61,7 @@ def test_what_is_no_count_is_refused(errors, examples, alpha, message):
 def test_the_band_covers_all_rows_at_once_and_is_not_needlessly_wide():
     # Rows depend on each other as those of a ladder do: they answer the same images.
     rng = np.random.default_rng(1)
-    rates, examples, trials, risk = np.array([0.6, 0.4, 0.2, 0.1, 0.08]), 500, 2000, 0.1
+    rates, examples, trials, risk = np.array([0.6, 0.4, 0.2, 0.1, 0.08]), 200, 2000, 0.1
     difficulty = rng.random((trials, examples, 1))
     noise = rng.random((trials, examples, len(rates)))
     wrong = np.where(rng.random((trials, examples, 1)) < 0.7, difficulty, noise) < rates
