@@ -79,6 +79,11 @@ _TIMEOUT_S = flags.DEFINE(
 _PLAN_AT_ENDPOINT = flags.DEFINE_bool(
     "plan_at_endpoint", False, "Let the endpoint make the first plan; else all are made here."
 )
+_TRUST = flags.DEFINE_string(
+    "trust",
+    None,
+    "Trust file to pin: from now on nothing is taken into --cache that its keys did not sign.",
+)
 _PREDICT = flags.DEFINE_string(
     "predict",
     None,
@@ -113,7 +118,9 @@ def main(argv: Sequence[str]) -> None:
     cache = SegmentCache(_CACHE.value, limit_bytes=_CACHE_LIMIT_BYTES.value)
     with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
-        device = Device(transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value)
+        device = Device(
+            transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value, trust=_TRUST.value
+        )
         progress = TransferProgress(device)
         device.add_listener(progress)
         start_s = device.clock.now()

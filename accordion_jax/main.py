@@ -8,7 +8,9 @@ The same command on the same workdir goes on where it stopped; on a finished run
 import logging
 import pathlib
 import time
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -182,6 +184,30 @@ def _set_compilation_cache(folder: str, workdir: pathlib.Path) -> None:
     path = pathlib.Path(folder) if folder else workdir / "compilation_cache"
     jax.config.update("jax_compilation_cache_dir", str(path.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    for entry in path.glob("*-cache"):
+        if not entry.stat().st_size:  # of a disk that was full; JAX would never write it again
+            entry.unlink(missing_ok=True)
+    _tell_once_of_trouble_with(path)
+
+
+def _tell_once_of_trouble_with(cache: pathlib.Path) -> None:
+    """One line in place of JAX's warning a program, where the compilation cache is of no use."""
+    show, told = warnings.showwarning, False
+
+    def show_or_tell(message: Warning | str, *more: Any, **named: Any) -> None:
+        nonlocal told
+        text = " ".join(str(message).split())
+        if "persistent compilation cache" not in text:
+            show(message, *more, **named)
+        elif not told:
+            told = True
+            _log.warning(
+                "%s: the run goes on, and programs are compiled anew. If the disk of %s is full, "
+                "make room; if not, delete that folder",
+                *(text, cache),
+            )
+
+    warnings.showwarning = show_or_tell
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -199,6 +225,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a field that the config lacks is told in words."""
     try:
         return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:  # a field of old may be a section now
+        if moved := config_lib.moved_fields(argv):
+            raise ValueError("; ".join(moved)) from error
+        raise
     except (AttributeError, KeyError, TypeError) as error:  # as ml_collections refuses a field
         reason: BaseException | str = error
         while isinstance(reason, BaseException):  # one may be wrapped in another

@@ -27,7 +27,7 @@ METHODS = {
     "coml-03": {"policy.full_probability": 0.3},
     "blockcoml-05": _BLOCK,
     "blockcoml-03": _BLOCK | {"policy.full_probability": 0.3},
-    "nested": {"objective.name": "nested"} | _DISTILLED,
+    "nested": {"objective.name": "nested"},
     "expected": {"objective.name": "expected"},
     "distilled": {"objective.name": "expected"} | _DISTILLED,
     "third": {"policy.name": "only"},
@@ -42,7 +42,7 @@ COSTS = {
     "coml-03": 0.738,
     "blockcoml-05": 0.773,
     "blockcoml-03": 0.682,
-    "nested": 0.85,
+    "nested": 0.83,
     "expected": 1.05,
     "distilled": 1.06,
     "third": 0.531,
@@ -50,7 +50,7 @@ COSTS = {
 }
 
 
-def get_config(variant):
+def get_config(variant="resnet20_coml-05"):
     network, _, method = variant.partition("_")
     if network not in NETWORKS or method not in METHODS:
         raise ValueError(

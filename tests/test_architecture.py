@@ -27,17 +27,20 @@ INNER_ARROWS = {
     "bundle": set(),
     "planner": {"bundle"},
     "links": {"bundle"},
-    "endpoint": {"bundle", "planner"},
-    "device": {"bundle", "planner", "links"},
+    "trust": {"bundle"},
+    "endpoint": {"bundle", "planner", "trust"},
+    "device": {"bundle", "planner", "links", "trust"},
     "runtimes": {"bundle", "planner", "links", "device"},
 }
 # All that a device needs which fetches, keeps and replays models and has no JAX: the packages of
-# the extra `device`, and one that pictures alone need.
+# the extra `device`, and those that pictures alone, or signatures alone, need.
 ON_A_DEVICE = {"absl", "filelock", "httpx", "jsonschema", "numpy", "safetensors", "tqdm"}
 DEVICE_ALONE = {
     "delivery/links/picture.py": {"matplotlib"},
     "delivery/links/charts.py": {"matplotlib"},
+    "delivery/trust/ed25519.py": {"cryptography"},
 }
+ON_A_DEVICE_ROOMS = ("bundle", "device", "links", "trust")
 
 # A device that runs a network needs it; one that only fetches does not.
 EXCEPTIONS = {"delivery/runtimes/networks.py": {"models"}}
@@ -152,8 +155,9 @@ def test_a_sub_room_of_delivery_imports_only_those_below_it(file):
     [
         file
         for file in FILES
-        if file.startswith(tuple(f"delivery/{room}" for room in ("bundle", "device", "links")))
-        or file in ("delivery/planner.py", "delivery/errors.py", "fetch.py", "replay.py")
+        if file.startswith(tuple(f"delivery/{room}/" for room in ON_A_DEVICE_ROOMS))
+        or file in ("delivery/planner.py", "delivery/errors.py")
+        or file in ("fetch.py", "replay.py", "trust.py")
         or room_of(file) in ("depth", "system")
     ],
 )
@@ -190,12 +194,18 @@ def test_loading_what_a_device_without_jax_needs_loads_none(room):
     )
     loaded = set(finished.stdout.split())
     assert "accordion_jax" in loaded
-    assert not loaded & (JAX | {"matplotlib", "sklearn"})
+    assert not loaded & (JAX | {"matplotlib", "sklearn", "cryptography"})
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_nothing_needs_tensorflow_or_pickle(file):
     assert not outside(file) & {"tensorflow", "clu", "pickle", "cloudpickle", "dill"}
+
+
+def test_signatures_are_made_and_checked_in_one_file():
+    assert [file for file in FILES if "cryptography" in outside(file)] == [
+        "delivery/trust/ed25519.py"
+    ]
 
 
 def test_checkpoints_are_written_in_one_file():

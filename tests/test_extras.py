@@ -42,12 +42,17 @@ class Role:
     most_mb: float | None = None
 
 
-SHARED = ("system", "depth", "tasks", "delivery/planner.py", "delivery/bundle")
+SHARED = (
+    *("system", "depth", "tasks"),
+    *("delivery/planner.py", "delivery/bundle", "delivery/trust"),
+)
 ON_DEVICE = (*SHARED, "delivery/device", "delivery/links", "delivery/runtimes")
 ROLES = {
     "device": Role(("fetch", "replay"), ON_DEVICE, jax=False, most_mb=90),
     "serve": Role(("serve",), (*SHARED, "delivery/endpoint"), jax=False, most_mb=95),
     "device-jax": Role(("fetch", "replay"), (*ON_DEVICE, "models"), jax=True),
+    # What signs, on a machine of its own; a device that pins a key adds it to its extra.
+    "trust": Role(("trust",), ("system", "delivery/trust"), jax=False, most_mb=105),
     "train": Role(
         ("train", "grid", "report", "bundle", "policy"),
         (*SHARED, "models", "data", "runs", "training", "evaluation"),

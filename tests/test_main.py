@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -74,6 +75,10 @@ def checkpoint_steps(workdir):
     folder = workdir / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return sorted(int(name) for name in names if name.isdigit())
+
+
+def reached(workdir):
+    return max(record["step"] for record in training.read_metrics(workdir / "metrics.jsonl"))
 
 
 def final_parameters(workdir):
@@ -180,6 +185,7 @@ def test_killed_in_training_and_in_checkpointing_it_ends_bit_for_bit_the_same(
     assert LookupTable.read(tmp_path).rows == LookupTable.read(unbroken[0]).rows
 
 
+@pytest.mark.tries("saved at step {}; the same command goes on from there")
 def test_sigterm_saves_and_exits_cleanly(tmp_path, cache):
     arguments = (cache, f"--workdir={tmp_path}", "--config.train.steps=100000")
     process = start(*arguments, "--config.run.checkpoint_every_steps=1000000")
@@ -191,6 +197,11 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path, cache):
     (step,) = checkpoint_steps(tmp_path)
     assert f"saved at step {step}; the same command goes on from there" in output
     assert read_end(tmp_path) == End("preempted", step)
+    # As it says.
+    process = start(*arguments, "--config.run.checkpoint_every_steps=1000000")
+    wait_for(lambda: reached(tmp_path) > step, process)
+    process.send_signal(signal.SIGTERM)
+    assert f"goes on from step {step} of 100000" in finish(process)
 
 
 def test_a_finished_run_only_sweeps_again(unbroken, cache):
@@ -298,7 +309,8 @@ def test_two_processes_train_and_sweep_together_and_one_writes(tmp_path, cache):
     assert checkpoint_steps(tmp_path / "run") == [3, 6]
 
 
-def test_several_seeds_at_once_leave_a_run_each(tmp_path):
+@pytest.mark.tries("all of them on one picture: python -m accordion_jax.report")
+def test_several_seeds_at_once_leave_a_run_each(tmp_path, run_command):
     arguments = (
         *(f"--workdir={tmp_path}", "--seeds=0,2", "--config.policy.seed=0"),
         *("--config.train.steps=4", "--config.run.compilation_cache=off"),
@@ -311,7 +323,10 @@ def test_several_seeds_at_once_leave_a_run_each(tmp_path):
         assert f"  {tmp_path / f'seed{seed}' / 'error_vs_size.png'}" in output
     one, two = (final_parameters(tmp_path / f"seed{seed}")["params"] for seed in (0, 2))
     assert np.any(one["stem"]["conv"]["kernel"] != two["stem"]["conv"]["kernel"])
-    assert f"accordion_jax.report {tmp_path}/seed0 {tmp_path}/seed2" in output
+    # What it says of a picture, done.
+    said = re.search(r"python -m (accordion_jax\.report) (.*) --out=FILE\.png", output)
+    run_command(said[1], *said[2].split(), f"--out={tmp_path / 'p.png'}").check_returncode()
+    assert (tmp_path / "p.png").stat().st_size > 0
     assert ("seeds at once are for GPUs" in output) == (jax.default_backend() != "gpu")
 
 
@@ -321,9 +336,12 @@ def test_several_seeds_at_once_leave_a_run_each(tmp_path):
         (["--seeds=0,1"], "would draw different depths"),
         (["--seeds=0,one", "--config.policy.seed=0"], "--seeds=0,one must be whole numbers"),
         (["--seeds=1,1", "--config.policy.seed=0"], "must differ"),
+        (["--config.objective=expected"], "config.objective is now config.objective.name"),
+        (["--config.objective.name=expectd"], "choose one of ['drawn_depth', 'expected',"),
+        (["--config.objective.distillation=0.5"], "want several configurations in a step"),
     ],
 )
-def test_seeds_that_cannot_be_trained_at_once_are_refused(tmp_path, flags, message):
+def test_flags_that_cannot_be_followed_are_refused_in_words(tmp_path, flags, message):
     process = start(f"--workdir={tmp_path / 'run'}", *flags)
     output = finish(process)
     assert process.returncode == 1

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.data.dataset import DatasetUnavailableError
+from accordion_jax.system.room import why_no_room
 
 _log = logging.getLogger(__name__)
 
@@ -96,11 +97,20 @@ def prepare(name: str, archive: Archive, data_dir: pathlib.Path) -> None:
         try:
             builder.download_and_prepare(download_config=config)
         except OSError as error:
+            _refuse_a_full_disk(name, data_dir, error)
             raise DatasetUnavailableError(
                 f"{name} could not be written to {builder.data_dir}: {error!r}. Set --config.data."
                 "dir (or TFDS_DATA_DIR) to a folder that can be written and has 0.5 GB of room."
             ) from error
     _log.info("Prepared %s in %.0f s", name, time.monotonic() - start)
+
+
+def _refuse_a_full_disk(name: str, data_dir: pathlib.Path, error: BaseException) -> None:
+    if why := why_no_room(error):
+        raise DatasetUnavailableError(
+            f"{name}: no room in {data_dir} ({why}). Make 0.5 GB of room and try again, or set "
+            "--config.data.dir (or TFDS_DATA_DIR) to a folder that has it."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -166,6 +176,7 @@ def _download(name: str, archive: Archive, data_dir: pathlib.Path) -> pathlib.Pa
         ) from error
     # The exceptions of `requests` are OSErrors.
     except (OSError, tfds.download.DownloadError) as error:
+        _refuse_a_full_disk(name, data_dir, error)
         raise DatasetUnavailableError(
             f"{name} is not prepared in {data_dir}, and downloading {archive.url} failed with "
             f"{type(error).__name__}: {error}\n{what_to_do}"

@@ -7,6 +7,7 @@
     ├── BundleError (ValueError)      a bundle cannot be written, or a folder is not a sound one
     ├── ModelError (ValueError)       a model cannot be run here: its runtime, its kind of input
     │                                 or its description is not known, or a package is missing
+    ├── TrustError (ValueError)       a model, a key or a trust file is not vouched for as pinned
     ├── StorageError                  bundles cannot be read from where they are kept
     ├── SegmentError                  bytes are not those that the manifest promised
     ├── CacheError                    the disk cache cannot take a segment
@@ -34,6 +35,10 @@ class BundleError(DeliveryError, ValueError):
 
 class ModelError(DeliveryError, ValueError):
     """A model cannot be run here: what it asks for is not known or not installed, or is wrong."""
+
+
+class TrustError(DeliveryError, ValueError):
+    """A model, a key or a trust file is not vouched for as it must be; nothing of it is used."""
 
 
 class StorageError(DeliveryError):

@@ -115,7 +115,7 @@ def listed(ladder: Ladder, probabilities: Sequence[float] = ()) -> Policy:
     return Policy(tuple(map(float, probabilities)))
 
 
-def only(ladder: Ladder, depth: int) -> Policy:
+def only(ladder: Ladder, depth: int = 0) -> Policy:
     """Returns the policy that always draws the configuration of so many blocks.
 
     A network of one depth, trained alone: what a ladder's configurations are compared with.

@@ -96,7 +96,8 @@ def draw_error_vs_size(
 
     path = pathlib.Path(path)
     figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    formats = FigureCanvasAgg(figure).get_supported_filetypes()
+    # That of TeX needs more than Matplotlib.
+    formats = FigureCanvasAgg(figure).get_supported_filetypes().keys() - {"pgf"}
     if path.suffix.lower().removeprefix(".") not in formats:
         raise ValueError(
             f"{path} has no ending of a picture's format; use .png or one of {sorted(formats)}"

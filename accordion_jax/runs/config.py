@@ -54,9 +54,18 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.objective = ml_collections.ConfigDict()
     # What a step minimises: a key of training.OBJECTIVES. The paper's is "drawn_depth", one drawn
-    # configuration; "expected" is all of them, "nested" and "sandwich" are some. The other fields
-    # are its own, but for these of all that work on several configurations in a step:
+    # configuration; "expected" is all of them, "nested" and "sandwich" are some; "minimax" is all,
+    # with weights that follow their losses.
     config.objective.name = "drawn_depth"
+    config.objective.deepest_weight = (
+        0.5  # of "nested": of the drawn one; the smaller share the rest
+    )
+    config.objective.draws = 1  # of "sandwich": how many between the smallest and the largest
+    config.objective.rate = 0.01  # of "minimax": of the weights, a step and nat of excess
+    config.objective.floor = 0.1  # of "minimax": share of the policy that no weight falls below
+    # Of "minimax": what the loss of each configuration could be, in nats, the base alone first.
+    config.objective.references = ()
+    # Of all that work on several configurations in a step:
     config.objective.distillation = 0.0  # share of the deepest's soft labels in the others' loss
     config.objective.temperature = 1.0  # of the soft labels
     config.objective.balanced = False  # weigh each configuration's loss by its own inverse too
@@ -69,6 +78,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.policy.probabilities = ()
     # Of policy "file": what accordion_jax.policy has written.
     config.policy.path = ""
+    config.policy.depth = 0  # of policy "only": blocks of the one that is always drawn
     # Of the draws; -1: config.seed. Seeds that are trained at once need the same draws.
     config.policy.seed = -1
 
@@ -228,7 +238,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if config.sweep.split == "validation" and not config.data.holdout:
         raise ValueError(
             "config.sweep.split='validation' needs held-out examples; set config.data.holdout, "
-            "for instance to 5000"
+            "for instance to a tenth of the training examples (5000 of CIFAR's)"
         )
 
 
@@ -285,10 +295,13 @@ def own_fields(
     return {name: value for name, value in config[section].items() if name in known}
 
 
-# Fields of a section that belong to no one in particular.
+# Fields of a section that belong to no one in particular, or came later than their owner's others.
 _SHARED = {
-    "objective": ("name", "distillation", "temperature", "balanced"),
-    "policy": ("name", "seed", "path"),
+    "objective": (
+        *("name", "distillation", "temperature", "balanced"),
+        *("deepest_weight", "draws", "rate", "floor", "references"),
+    ),
+    "policy": ("name", "seed", "depth", "path"),
     "data": ("name", "dir", "holdout"),
     "optimizer": (
         *("name", "arguments", "learning_rate", "schedule"),

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from accordion_jax.runs.sessions import Session, left_open
 from accordion_jax.system.locks import locked
 
 LOG_FILE = "log.txt"
+# What the least of a log takes.
+_LEAST_FREE_BYTES = 1 << 16
 _POLL_S = 0.1
 
 
@@ -240,7 +243,11 @@ def _last_line(log: pathlib.Path, begin: int) -> str:
     with log.open("rb") as written:
         written.seek(begin)
         lines = [line.strip() for line in written.read().decode(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it wrote nothing")
+    if line := next((line for line in reversed(lines) if line), ""):
+        return line
+    if shutil.disk_usage(log.parent).free < _LEAST_FREE_BYTES:
+        return f"no room in {log.parent}: make room, and run the same command again"
+    return "it wrote nothing"
 
 
 def _take_over(run: grid.GridRun, budget: Budget, show: Callable[[str], None]) -> None:

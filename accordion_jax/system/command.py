@@ -1,19 +1,23 @@
 """How every command of this package starts, logs and fails.
 
 A command that cannot do what it was asked for writes one line that begins ``error:`` to standard
-error, and ends with exit code 1. What it prints is what was asked for; the rest is a log.
+error, and ends with exit code 1. What it prints is what was asked for; the rest is a log. Where the
+disk is full, that line is all: a library may say the same from several threads, each time with a
+traceback. ``--verbosity=1`` shows these, and the traceback of the line itself.
 """
 
 import io
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tqdm
 from absl import app, flags
 from absl import logging as absl_logging
 
+from accordion_jax.system.room import why_no_room
 from accordion_jax.system.text import printable
 
 _log = logging.getLogger("accordion_jax")
@@ -69,6 +73,7 @@ def run(
         # A terminal of another encoding shows "?" for what it lacks: no reason to fail at the end.
         sys.stdout.reconfigure(errors="replace")
     absl_logging.set_verbosity(absl_logging.WARNING)
+    _leave_a_full_disk_to_us()
     _answer_help(sys.argv if argv is None else argv, main)
     app.run(guarded, argv=None if argv is None else list(argv), flags_parser=parsed)
 
@@ -81,6 +86,36 @@ def _answer_help(argv: Sequence[str], main: Callable) -> None:
         print("\nflags:\n")
         print(flags.FLAGS.module_help(module))
         sys.exit(0)
+
+
+def _leave_a_full_disk_to_us() -> None:
+    """Keeps what libraries say of a full disk from the screen, by whatever way it comes there."""
+
+    def is_for_us(error: BaseException | None) -> bool:
+        return not _is_verbose() and bool(why_no_room(error))
+
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().addFilter(
+        lambda record: not is_for_us(record.exc_info[1] if record.exc_info else None)
+    )
+    in_thread, unraisable = threading.excepthook, sys.unraisablehook
+
+    def of_thread(arguments: Any) -> None:
+        if not is_for_us(arguments.exc_value):
+            in_thread(arguments)
+
+    def of_nobody(arguments: Any) -> None:
+        # The library below Orbax tells each file that it wrote to whoever waited for all of them,
+        # and has gone at the first that failed.
+        late = str(arguments.exc_value) == "Event loop is closed" and not _is_verbose()
+        if not late and not is_for_us(arguments.exc_value):
+            unraisable(arguments)
+
+    threading.excepthook, sys.unraisablehook = of_thread, of_nobody
+
+
+def _is_verbose() -> bool:
+    return absl_logging.get_verbosity() >= absl_logging.DEBUG
 
 
 def renamed(names: Mapping[str, str]) -> None:
@@ -104,6 +139,7 @@ class _BesideTheBar(logging.Handler):
 
 def show_log(level: int = logging.INFO) -> None:
     """Shows this package's log on standard error; those of its libraries as absl does: warnings."""
+    level = logging.DEBUG if _is_verbose() else level
     handler = _BesideTheBar()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     _log.handlers, _log.propagate = [handler], False

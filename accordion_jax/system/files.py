@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from accordion_jax.system.room import FULL, room_for
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -20,16 +22,20 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Args:
       path: of the file to replace; its folder is made where it does not exist.
+
+    Raises:
+      NoRoomError: the disk is full; what was there before still is.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays, since some libraries choose a format by it.
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -42,25 +48,29 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Args:
       path: of the folder. The one around it is made where it does not exist.
+
+    Raises:
+      NoRoomError: the disk is full; nothing of the folder is left.
     """
     path = pathlib.Path(path)
     # Plain mkdir, not mkdtemp: a web server with another user must be able to read the result.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for folder, _, names in os.walk(temporary, topdown=False):
-            for name in names:
-                _flush(pathlib.Path(folder, name))
-            _flush(pathlib.Path(folder))
+    with room_for(path):
+        temporary.mkdir(parents=True)
         try:
-            temporary.rename(path)
-        except OSError:
-            if not path.is_dir():
-                raise
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            yield temporary
+            for folder, _, names in os.walk(temporary, topdown=False):
+                for name in names:
+                    _flush(pathlib.Path(folder, name))
+                _flush(pathlib.Path(folder))
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.is_dir():
+                    raise
+            _flush(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(path: pathlib.Path) -> None:
@@ -76,21 +86,28 @@ def _flush(path: pathlib.Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+        if error.errno in {errno.EIO, *FULL}:
             raise
     finally:
         os.close(descriptor)
 
 
-def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+def write_whole(
+    path: str | os.PathLike, content: str | bytes, *, survives_power_cut: bool = False
+) -> None:
     """Writes a file, whole or not at all.
 
     Args:
       path: of the file.
       content: text is written as UTF-8.
+      survives_power_cut: flushes it to the disk, for what must not be lost nor found half.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        if survives_power_cut:
+            _flush(temporary)
+    if survives_power_cut:
+        _flush(pathlib.Path(path).parent)
 
 
 def write_json(path: str | os.PathLike, document: Mapping[str, Any]) -> None:

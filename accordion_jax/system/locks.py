@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 
 import filelock
 
+from accordion_jax.system.room import FULL, NoRoomError
+
 _log = logging.getLogger(__name__)
 
-# Room can be made, and then there are locks.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+# Files can be closed, and then there are locks.
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 
 
 class Lock:
@@ -41,7 +43,8 @@ class Lock:
           on_wait: is called before it waits.
 
         Raises:
-          OSError: the disk is full, or the process has too many files open.
+          NoRoomError: the disk is full.
+          OSError: the process has too many files open.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +57,9 @@ class Lock:
                     on_wait()
                 self._lock.acquire()
         except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise NoRoomError(self.path, os.strerror(error.errno)) from error
+            if isinstance(error, OSError) and error.errno in _TOO_MANY:
                 raise
             _log.warning("no lock at %s (%s); going on without", self.path, error)
             self._without = True

@@ -1,10 +1,13 @@
 """Checkpoints with Orbax: the latest k and the best one, whole or not at all."""
 
+import contextlib
 import logging
 import os
 import pathlib
+import shutil
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from accordion_jax.runs.folder import check_path
+from accordion_jax.system.room import NoRoomError, room_for
 from accordion_jax.training.state import TrainState, Tree
 
 # What Orbax warns of and is meant: most checkpoints are not evaluated; who reads does not write.
@@ -44,6 +48,7 @@ class Checkpoints:
 
         Raises:
           CheckpointError: read-only, and there is no such folder.
+          NoRoomError: the disk is full.
           ValueError: the path is one that Orbax takes for a pattern.
         """
         check_path(folder)
@@ -71,14 +76,15 @@ class Checkpoints:
                 ]
             ),
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "checksum": ocp.JsonCheckpointHandler(),
-            },
-        )
+        with room_for(self.folder):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={
+                    "state": ocp.PyTreeCheckpointHandler(),
+                    "checksum": ocp.JsonCheckpointHandler(),
+                },
+            )
         # Of those that `save` wrote: the newest that is whole, and the one that is being written.
         self._saved: int | None = self._manager.latest_step()
         self._started: int | None = None
@@ -103,6 +109,8 @@ class Checkpoints:
 
         Raises:
           CheckpointError: the first one cannot be read back; names it.
+          NoRoomError: the disk is full, now or as the one before was written; those that were
+            whole still are.
         """
         if step in self._manager.all_steps():
             return
@@ -110,7 +118,8 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state._asdict()), checksum=ocp.args.JsonSave(facts)
         )
-        self._manager.save(step, args=arguments, metrics=metrics)
+        with self._room(step):
+            self._manager.save(step, args=arguments, metrics=metrics)
         # Orbax starts one only when the one before is whole.
         self._saved, self._started = self._started or self._saved, step
         if not self._verified:
@@ -119,8 +128,13 @@ class Checkpoints:
             self._verified = True
 
     def wait(self) -> None:
-        """Returns when what `save` started is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when what `save` started is on disk.
+
+        Raises:
+          NoRoomError: the disk is full.
+        """
+        with self._room():
+            self._manager.wait_until_finished()
         self._saved, self._started = self._started or self._saved, None
 
     @property
@@ -130,6 +144,31 @@ class Checkpoints:
         if self._started is not None and (self.folder / str(self._started)).is_dir():
             return self._started
         return self._saved
+
+    @contextlib.contextmanager
+    def _room(self, step: int | None = None) -> Iterator[None]:
+        """Names the checkpoint that the disk has no room for.
+
+        Args:
+          step: of the checkpoint, where none that is being written has been started before.
+        """
+        # Orbax tells late what went wrong with the one before.
+        step = step if self._started is None else self._started
+        with room_for(self.folder if step is None else self.folder / str(step)):
+            yield
+
+    def remove_unfinished(self) -> None:
+        """Deletes what there is of a checkpoint that could not be written, once `close` is done.
+
+        It would leave no room to say how the run ended.
+        """
+        for _ in range(20):  # threads of the library below Orbax may still write
+            left = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
+            if not left and shutil.disk_usage(self.folder).free:
+                return
+            for each in left:
+                shutil.rmtree(each, ignore_errors=True)
+            time.sleep(0.05)
 
     def _verify(self, step: int, state: TrainState) -> None:
         """Reads the structure of a checkpoint from the disk, as another process would."""
@@ -156,8 +195,13 @@ class Checkpoints:
             )
 
     def close(self) -> None:
-        """Waits, then ends the manager's threads."""
-        self._manager.close()
+        """Waits, then ends the manager's threads.
+
+        Raises:
+          NoRoomError: as `wait`.
+        """
+        with self._room():
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -242,6 +286,25 @@ class Checkpoints:
             f"move that folder out of {self.folder} and run the same command: it goes on from "
             f"step {max(others)}"
         )
+
+
+@contextlib.contextmanager
+def saying_what_is_saved(checkpoints: Sequence[Checkpoints]) -> Iterator[None]:
+    """Says, where the disk is full, from which step the same command goes on.
+
+    Args:
+      checkpoints: of runs that are trained at once.
+    """
+    try:
+        yield
+    except NoRoomError as error:
+        if jax.process_index() == 0:
+            for each in checkpoints:
+                each.remove_unfinished()
+        saved = [each.saved or 0 for each in checkpoints]
+        step = min(saved, default=0)
+        then = f"it goes on from step {step}, the last that is saved" if step else "it starts anew"
+        raise NoRoomError(error.path, error.why, then) from error
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

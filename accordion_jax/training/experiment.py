@@ -20,6 +20,7 @@ from accordion_jax.training.objective import (
     in_order_of_need,
     make_objective,
     objective_fields,
+    objective_state,
 )
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
 from accordion_jax.training.state import TrainState, example_spec, init_state, state_shapes
@@ -85,12 +86,19 @@ class Experiment:
     def init(self) -> TrainState:
         """The state before the first step, a function of the seed."""
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
-        return init_state(self.model, self.optimizer, key, self.example)
+        state = init_state(self.model, self.optimizer, key, self.example)
+        return state._replace(objective=self.objective_state)
 
     @property
     def shapes(self) -> TrainState:
         """Shapes and types of the state."""
-        return state_shapes(self.model, self.optimizer, self.example)
+        shapes = state_shapes(self.model, self.optimizer, self.example)
+        return shapes._replace(objective=jax.eval_shape(lambda: self.objective_state))
+
+    @property
+    def objective_state(self) -> dict[str, Any]:
+        """What the objective keeps from step to step, before the first."""
+        return objective_state(self.config.objective.name, self.ladder)
 
     @property
     def step(self) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from accordion_jax.runs.folder import CHECKPOINTS
 from accordion_jax.runs.reporting import Reporter
 from accordion_jax.system.progress import progress
 from accordion_jax.training import step as step_lib
-from accordion_jax.training.checkpoints import Checkpoints
+from accordion_jax.training.checkpoints import Checkpoints, saying_what_is_saved
 from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.metrics import MetricWriter
 from accordion_jax.training.objective import Draw
@@ -78,6 +78,7 @@ def train(
       DivergedError: a loss was not finite; names the step and the last good checkpoint.
       Preempted: SIGTERM or SIGINT came; the state has been saved.
       CheckpointError: the latest checkpoint cannot be restored.
+      NoRoomError: the disk is full; says from which step the same command goes on.
     """
     together = Together([experiment])
     return train_together(together, [workdir], evaluate=evaluate, eval_split=eval_split)[0]
@@ -106,12 +107,13 @@ def train_together(
       The final states, replicated over the local devices.
 
     Raises:
-      DivergedError, Preempted, CheckpointError: as `train`.
+      DivergedError, Preempted, CheckpointError, NoRoomError: as `train`.
     """
     first = jax.process_index() == 0
     keep = together.experiment.config.run.keep_checkpoints
-    with contextlib.ExitStack() as stack:
-        checkpoints = [
+    checkpoints: list[Checkpoints] = []
+    with saying_what_is_saved(checkpoints), contextlib.ExitStack() as stack:
+        checkpoints += [
             stack.enter_context(
                 contextlib.closing(Checkpoints(pathlib.Path(each) / CHECKPOINTS, keep))
             )

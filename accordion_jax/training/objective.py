@@ -12,15 +12,13 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import chex
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from accordion_jax.depth import Ladder, Policy, SkipMask, draw
-from accordion_jax.tasks import Task
+from accordion_jax.training.adaptive import Adaptation, initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +34,7 @@ class Draw:
       temperature: that softens the answers of teacher and taught; positive.
       balanced: whether the loss of each mask is further weighted by its own inverse, so that deep
         and shallow ones pull alike.
+      adaptation: how the weights follow the losses from step to step; None where they do not.
 
     Raises:
       ValueError: these do not fit together; names them.
@@ -47,6 +46,7 @@ class Draw:
     distillation: float = 0.0
     temperature: float = 1.0
     balanced: bool = False
+    adaptation: Adaptation | None = None
 
     def __post_init__(self):
         if not self.skip_masks or len(self.skip_masks) != len(self.weights):
@@ -69,6 +69,11 @@ class Draw:
             raise ValueError(f"distillation={self.distillation} must be a share, 0 to 1")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature={self.temperature} must be positive and finite")
+        if self.adaptation and len(self.adaptation.policy) != len(self.skip_masks):
+            raise ValueError(
+                f"the weights of {len(self.adaptation.policy)} masks adapt; the draw has "
+                f"{len(self.skip_masks)}"
+            )
 
     @property
     def skip_mask(self) -> SkipMask:
@@ -179,10 +184,57 @@ def sandwich(ladder: Ladder, policy: Policy, seed: int, step: int, *, draws: int
     return _weighted(ladder, weights)
 
 
+def minimax(
+    ladder: Ladder,
+    policy: Policy,
+    seed: int,
+    step: int,
+    *,
+    rate: float = 0.01,
+    floor: float = 0.1,
+    references: Sequence[float] = (),
+) -> Draw:
+    """Returns all configurations, whose weights follow their losses (`adaptive`).
+
+    They start at the policy's, and rise for what is furthest behind its reference.
+
+    Args:
+      ladder: of the scheme.
+      policy: over the ladder.
+      seed: not used: nothing is drawn.
+      step: likewise.
+      rate: of the exponentiated gradient, a step and nat; 0 is `expected`.
+      floor: share of the policy that no weight falls below.
+      references: the loss that each configuration of the ladder could reach, in nats, the base
+        first; none: 0 for all.
+
+    Raises:
+      ValueError: there is another number of references than of configurations, or as `Adaptation`.
+    """
+    if references and len(references) != len(ladder):
+        raise ValueError(
+            f"config.objective.references has {len(references)} entries; the ladder of scheme "
+            f"{ladder.scheme!r} has {len(ladder)} configurations, the base alone first"
+        )
+    drawn = expected(ladder, policy, seed, step)
+    support = tuple(sorted(policy.drawn))
+    return dataclasses.replace(
+        drawn,
+        adaptation=Adaptation(
+            configurations=support,
+            policy=drawn.weights,
+            references=tuple(float(references[i]) if references else 0.0 for i in support),
+            rate=float(rate),
+            floor=float(floor),
+        ),
+    )
+
+
 # Name in a config -> function of (ladder, policy, seed, step) and of its own fields.
 OBJECTIVES: dict[str, Callable[..., Draw]] = {
     "drawn_depth": drawn_depth,
     "expected": expected,
+    "minimax": minimax,
     "nested": nested,
     "sandwich": sandwich,
 }
@@ -203,6 +255,16 @@ def objective_fields(name: str) -> tuple[str, ...]:
         )
     _, _, _, _, *own = inspect.signature(OBJECTIVES[name]).parameters
     return (*own, *_SHARED)
+
+
+def objective_state(name: str, ladder: Ladder) -> dict[str, np.ndarray]:
+    """Returns what an objective keeps from step to step, before the first one; most keep nothing.
+
+    Args:
+      name: key of ``OBJECTIVES``.
+      ladder: of the run.
+    """
+    return initial(len(ladder)) if OBJECTIVES.get(name) is minimax else {}
 
 
 def make_objective(
@@ -265,69 +327,3 @@ def make_objective(
 def in_order_of_need(draw_of: Callable[[int], Draw], steps: Iterable[int]) -> list[Draw]:
     """Returns the draws of these steps, each once, in the order in which they first come."""
     return list(dict.fromkeys(map(draw_of, steps)))
-
-
-def weighted_loss(
-    drawn: Draw, task: Task, outputs: jax.Array, targets: Any
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the loss of a draw, and the metrics of its step.
-
-    Args:
-      drawn: static.
-      task: gives the loss of an answer, and says when one is wrong.
-      outputs: [masks, batch, ...], of the network under each mask.
-      targets: [batch, ...].
-
-    Returns:
-      [] float32, the weighted sum over the masks of the mean loss; and {"loss": the same, "error":
-      the weighted mean of the share of wrong answers}. Where one mask teaches the others, also
-      {"task_loss", "distillation_loss"}: the weighted means over these others of their loss by the
-      right answers, and by the teacher's.
-    """
-    # A family's answers to a task's questions: here, since afterwards broadcasting hides a mistake.
-    chex.assert_shape(outputs, (len(drawn.skip_masks), *targets.shape, None))
-    chex.assert_type(outputs, jnp.float64 if outputs.dtype == jnp.float64 else jnp.float32)
-    each_mask = [outputs[i] for i in range(len(drawn.skip_masks))]
-    losses = [task.loss(each, targets).mean() for each in each_mask]
-    errors = [jnp.mean(task.wrong(each, targets)) for each in each_mask]
-    if drawn.weights == (1.0,):
-        return losses[0], {"loss": losses[0], "error": errors[0]}
-    weights = jnp.asarray(drawn.weights, losses[0].dtype)
-    error = jnp.sum(weights.astype(errors[0].dtype) * jnp.stack(errors)) / math.fsum(drawn.weights)
-    metrics = {"error": error}
-    if drawn.teacher is not None:
-        losses, sizes = _taught(drawn, task, each_mask, losses)
-        metrics |= sizes
-    stacked = jnp.stack(losses)
-    if drawn.balanced:
-        # Scaled so that the sum of the losses, as it is minimised, keeps its size.
-        inverse = jax.lax.stop_gradient(1 / jnp.maximum(stacked, 1e-3))
-        weights = weights * inverse * (jnp.sum(weights) / jnp.sum(weights * inverse))
-    loss = jnp.sum(weights * stacked)
-    return loss, {"loss": loss} | metrics
-
-
-def _taught(
-    drawn: Draw, task: Task, outputs: list[jax.Array], losses: list[jax.Array]
-) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-    """Returns each mask's loss with the teacher's share, and the sizes of both parts."""
-    assert drawn.teacher is not None
-    soft = jax.lax.stop_gradient(outputs[drawn.teacher])
-    share, students = drawn.distillation, [i for i in range(len(outputs)) if i != drawn.teacher]
-    by_teacher = {
-        i: task.distillation_loss(outputs[i], soft, drawn.temperature).mean() for i in students
-    }
-    of_students = math.fsum(drawn.weights[i] for i in students)
-
-    def mean(each: Callable[[int], jax.Array]) -> jax.Array:
-        return jnp.sum(jnp.stack([drawn.weights[i] / of_students * each(i) for i in students]))
-
-    sizes = {
-        "task_loss": mean(losses.__getitem__),
-        "distillation_loss": mean(by_teacher.__getitem__),
-    }
-    mixed = [
-        (1 - share) * loss + share * by_teacher[i] if i in by_teacher else loss
-        for i, loss in enumerate(losses)
-    ]
-    return mixed, sizes

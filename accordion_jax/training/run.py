@@ -19,7 +19,7 @@ from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLI
 from accordion_jax.system.files import read_json, write_json
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
 from accordion_jax.training.experiment import Experiment
-from accordion_jax.training.objective import objective_fields
+from accordion_jax.training.objective import objective_fields, objective_state
 from accordion_jax.training.optimizer import make_optimizer
 from accordion_jax.training.state import Tree, example_spec, state_shapes
 
@@ -152,11 +152,17 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
         raise ValueError(f"{workdir / MODEL_FILE} describes no network: {error}") from error
     ladder = make_ladder(config.scheme, model.stage_sizes)
     like = state_shapes(model, make_optimizer(config), example_spec(task))
+    like = like._replace(objective=objective_state(config.objective.name, ladder))
     checkpoints = Checkpoints(workdir / CHECKPOINTS, read_only=True)
     try:
         step = checkpoints.best if which == "best" else checkpoints.latest
         if step is None:
-            raise CheckpointError(f"{workdir} has no {which} checkpoint yet; train it first")
+            first = (
+                "train it with config.run.eval_every_epochs above 0, or take the latest"
+                if which == "best"
+                else "train it first"
+            )
+            raise CheckpointError(f"{workdir} has no {which} checkpoint; {first}")
         state = checkpoints.restore(step, like)
     finally:
         checkpoints.close()
@@ -188,7 +194,8 @@ def _there(path: pathlib.Path) -> dict[str, Any]:
     """The JSON object of a file that every run has."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; python -m accordion_jax.main --workdir={path.parent} makes it"
+            f"{path} does not exist; give the run's own command, python -m accordion_jax.main "
+            f"--config=FILE --workdir={path.parent}: it writes that file"
         )
     return read_json(path)
 
@@ -197,5 +204,8 @@ def _section(path: pathlib.Path, name: str) -> dict[str, Any]:
     """An object within it."""
     found = _there(path).get(name)
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it has no object {name!r}; delete or mend it")
+        raise ValueError(
+            f"{path} is damaged: it has no object {name!r}; mend it, or move it away "
+            "and give the run's own command again"
+        )
     return found

@@ -28,12 +28,14 @@ class TrainState(NamedTuple):
       batch_stats: unit name -> running statistics; no entry for a unit without.
       opt_state: unit name -> optimizer state. One a unit, so that an optimizer that counts its
         updates counts those of the unit.
+      objective: what the objective keeps from step to step; empty for most.
     """
 
     step: jax.Array
     params: dict[str, Tree]
     batch_stats: dict[str, Tree]
     opt_state: dict[str, Tree]
+    objective: dict[str, Tree] = {}  # noqa: RUF012 - nobody changes it
 
     def keep(self, units: Iterable[str]) -> "TrainState":
         """Returns the state of only these units."""
@@ -43,7 +45,11 @@ class TrainState(NamedTuple):
             return {unit: value for unit, value in tree.items() if unit in wanted}
 
         return TrainState(
-            self.step, only(self.params), only(self.batch_stats), only(self.opt_state)
+            self.step,
+            only(self.params),
+            only(self.batch_stats),
+            only(self.opt_state),
+            self.objective,
         )
 
     def merge(self, updated: "TrainState") -> "TrainState":
@@ -53,6 +59,7 @@ class TrainState(NamedTuple):
             self.params | updated.params,
             self.batch_stats | updated.batch_stats,
             self.opt_state | updated.opt_state,
+            updated.objective,
         )
 
     @property

@@ -15,7 +15,8 @@ import optax
 from accordion_jax import data
 from accordion_jax.models import Network
 from accordion_jax.tasks import Task
-from accordion_jax.training.objective import Draw, weighted_loss
+from accordion_jax.training.loss import weighted_loss
+from accordion_jax.training.objective import Draw
 from accordion_jax.training.state import TrainState
 
 AXIS = data.AXIS
@@ -84,7 +85,7 @@ def train_step(
         leading axis of runs.
 
     Returns:
-      The new state, and the metrics of `objective.weighted_loss` over the whole batch, a number a
+      The new state, and the metrics of `loss.weighted_loss` over the whole batch, a number a
       run.
     """
     runs = state.step.shape  # () or (runs,)
@@ -111,7 +112,7 @@ def train_step(
         return task.prepare(task.augment(picked, drawn)), targets[rows]
 
     @each_run
-    def loss_and_rest(params, batch_stats, x, y):
+    def loss_and_rest(params, batch_stats, objective, x, y):
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updated = model.apply(
             variables,
@@ -121,18 +122,22 @@ def train_step(
             mutable=["batch_stats"],
             method="truncations",
         )
-        loss, metrics = weighted_loss(draw, task, outputs, y)
+        loss, metrics = weighted_loss(draw, task, outputs, y, objective)
         return loss, (dict(updated.get("batch_stats", {})), metrics)
 
     def total_loss(params):
         # One gradient of all runs, not the gradient of each in a map: XLA then sees gradients of
         # grouped convolutions, which cuDNN has kernels for.
-        loss, rest = loss_and_rest(params, state.batch_stats, x, y)
+        loss, rest = loss_and_rest(params, state.batch_stats, state.objective, x, y)
         return jnp.sum(loss), rest
 
     x, y = batch(state.step, order, key)
     gradients, (batch_stats, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
     gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
+    objective = state.objective
+    if draw.adaptation:
+        ascend = each_run(draw.adaptation.ascend)
+        objective = {"log_weights": ascend(objective["log_weights"], metrics.pop("losses"))}
     rate = jnp.asarray(each_run(learning_rate)(state.step.astype(jnp.float32)), jnp.float32)
 
     # To JAX a function of its own, so that it is traced once for all units of the same shapes.
@@ -145,4 +150,4 @@ def train_step(
     params, opt_state = {}, {}
     for unit, old in state.params.items():
         params[unit], opt_state[unit] = descend(gradients[unit], state.opt_state[unit], old, rate)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+    return TrainState(state.step + 1, params, batch_stats, opt_state, objective), metrics

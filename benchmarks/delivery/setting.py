@@ -18,6 +18,13 @@ Address = tuple[str, int]
 @contextlib.contextmanager
 def endpoint(bundles: pathlib.Path) -> Iterator[Address]:
     """Runs ``python -m accordion_jax.serve`` on one core; raises RuntimeError if it won't start."""
+    with endpoint_process(bundles) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def endpoint_process(bundles: pathlib.Path) -> Iterator[tuple[Address, int]]:
+    """As `endpoint`; yields the number of its process too."""
     process = subprocess.Popen(
         [sys.executable, "-m", "accordion_jax.serve", f"--bundles={bundles}", "--port=0"],
         env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])},
@@ -31,7 +38,7 @@ def endpoint(bundles: pathlib.Path) -> Iterator[Address]:
         found = re.search(r"http://(.+):(\d+)/$", line.strip())
         if not found:
             raise RuntimeError(f"the endpoint did not start: {line!r}")
-        yield found.group(1), int(found.group(2))
+        yield (found.group(1), int(found.group(2))), process.pid
     finally:
         process.terminate()
         process.communicate()

@@ -36,18 +36,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "CoML-05": {},
     "CoML-03": {"policy.full_probability": 0.3},
     "nested": {"objective.name": "nested"},
-    "nested, distilled": {"objective.name": "nested", "objective.distillation": 0.5},
+    "nested distilled": {"objective.name": "nested", "objective.distillation": 0.5},
     "expected": {"objective.name": "expected"},
-    "expected, distilled": {"objective.name": "expected", "objective.distillation": 0.5},
+    "expected distilled": {"objective.name": "expected", "objective.distillation": 0.5},
+    "minimax": {"objective.name": "minimax"},
     "BlockCoML-05": {"scheme": "blockcoml"},
     "BlockCoML-03": {"scheme": "blockcoml", "policy.full_probability": 0.3},
-    "BlockCoML-05, sandwich": {"scheme": "blockcoml", "objective.name": "sandwich"},
-    "BlockCoML-05, sandwich, distilled": {
+    "BlockCoML-05 sandwich": {"scheme": "blockcoml", "objective.name": "sandwich"},
+    "BlockCoML-05 sandwich distilled": {
         "scheme": "blockcoml",
         "objective.name": "sandwich",
         "objective.distillation": 0.5,
     },
 }
+
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Which, by name; the plain one is added.")
 
 _STEPS = 10_000  # whose draws are counted
 
@@ -100,13 +103,17 @@ class Method:
 def main() -> None:
     """Measures and prints."""
     options = asked()
+    for name in _METHODS.value:
+        if name not in METHODS:
+            raise ValueError(f"--methods: {name!r} is none of {', '.join(map(repr, METHODS))}")
+    methods = {name: METHODS[name] for name in dict.fromkeys([PLAIN, *_METHODS.value])}
     kind = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     title = f"{options}, a mean step of each method in turn, on {kind}"
     with contextlib.ExitStack() as stack, Report(title, JSON.value) as report:
         sides: dict[str, Any] = {}
         first: dict[str, float] = {}
         programs: dict[str, tuple[int, float]] = {}
-        for name, fields in METHODS.items():  # one after the other: none compiles beside another
+        for name, fields in methods.items():  # one after the other: none compiles beside another
             side = stack.enter_context(Side(Method, options, fields, _PROGRAMS.value))
             first[name], programs[name] = side.first_step(), side.all_programs()
             sides[name] = side

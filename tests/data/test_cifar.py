@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -125,22 +127,41 @@ def test_the_newest_version_is_read(prepared, monkeypatch):
     assert cifar._prepared_folder("cifar10", prepared) == folder.parent / "3.0.10"
 
 
-def test_another_file_format_is_named(prepared):
+@pytest.mark.tries("to another folder, or delete this one: it is then prepared again")
+def test_another_file_format_is_named(prepared, tmp_path, dead_archive, put_by_hand):
     cache_of(prepared).unlink()
     description = cache_of(prepared).parent / "dataset_info.json"
     info = json.loads(description.read_text())
     description.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
-    with pytest.raises(data.DatasetUnavailableError, match="wanted array_record"):
+    with pytest.raises(data.DatasetUnavailableError, match="wanted array_record") as caught:
         data.load("cifar10", "train", data_dir=prepared)
+    # As it says.
+    for folder in (prepared, tmp_path / "another"):
+        put_by_hand(dead_archive.path, folder)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path / "another")) == 35
+    shutil.rmtree(re.search("cifar10 in (.*?) is prepared in", str(caught.value))[1])
+    assert len(data.load("cifar10", "train", data_dir=prepared)) == 35
 
 
-def test_damaged_record_files_are_named(prepared):
+@pytest.mark.tries("can't be read: {}. Delete that folder: it is then prepared again")
+def test_damaged_record_files_are_named(prepared, dead_archive, put_by_hand):
     cache_of(prepared).unlink()
     (records,) = prepared.rglob("cifar10-train.array_record*")
     records.write_bytes(records.read_bytes()[:100])
     with pytest.raises(data.DatasetUnavailableError, match="can't be read") as caught:
         data.load("cifar10", "train", data_dir=prepared)
     assert str(records.parent) in str(caught.value)
+    # As it says.
+    put_by_hand(dead_archive.path, prepared)
+    shutil.rmtree(re.search("cifar10 in (.*?) can't be read", str(caught.value))[1])
+    assert len(data.load("cifar10", "train", data_dir=prepared)) == 35
+
+
+@pytest.mark.tries("copy the prepared data set to this machine first")
+def test_a_remote_folder_is_copied_here(prepared):
+    with pytest.raises(ValueError, match="copy the prepared data set to this machine first"):
+        data.load("cifar10", "train", data_dir="gs://bucket/data")
+    assert len(data.load("cifar10", "train", data_dir=prepared)) == 35
 
 
 REAL_DIR = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()

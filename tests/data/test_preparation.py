@@ -1,7 +1,11 @@
 """From an archive on a server to a TFDS data set, and every way it can fail."""
 
 import dataclasses
+import errno
+import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from accordion_jax import data
 from accordion_jax.data import cifar
@@ -69,6 +74,7 @@ def test_an_archive_put_by_hand_is_used_without_a_network(dead_archive, tmp_path
     assert as_set(loaded.inputs, loaded.targets) == as_set(*dead_archive.arrays["test"])
 
 
+@pytest.mark.tries("or (2) put the archive itself at")
 def test_without_network_or_data_says_what_to_do_and_soon(
     dead_archive, tmp_path, put_by_hand, monkeypatch
 ):
@@ -83,8 +89,15 @@ def test_without_network_or_data_says_what_to_do_and_soon(
         assert str(part) in str(caught.value)
     assert "--config.data.dir" in str(caught.value)
     # And the failure leaves nothing that stands in the way of the remedy it names.
+    archive = pathlib.Path(re.search(r"put the archive itself at (\S+);", str(caught.value))[1])
+    assert archive == manual
     put_by_hand(dead_archive.path, tmp_path)
+    assert archive.is_file()
     assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
+    # The others, from here: its folder copied to a machine, or named with the flag.
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "cifar10", copied / "cifar10")
+    assert len(data.load("cifar10", "train", data_dir=copied)) == 35
 
 
 def test_a_missing_page_is_an_error_with_its_status(dead_archive, server, monkeypatch, tmp_path):
@@ -107,6 +120,7 @@ def test_a_download_with_a_wrong_checksum_is_refused(small_archives, server, mon
     assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
 
 
+@pytest.mark.tries("gives this. Delete that file and try again")
 def test_a_wrong_archive_put_by_hand_is_refused(dead_archive, tmp_path, put_by_hand):
     put_by_hand(dead_archive.path, tmp_path)
     by_hand = tmp_path / "downloads" / "manual" / dead_archive.path.name
@@ -114,6 +128,9 @@ def test_a_wrong_archive_put_by_hand_is_refused(dead_archive, tmp_path, put_by_h
     with pytest.raises(data.DatasetUnavailableError, match="wrong checksum") as caught:
         data.load("cifar10", "train", data_dir=tmp_path)
     assert str(by_hand) in str(caught.value)
+    by_hand.unlink()  # as it says
+    put_by_hand(dead_archive.path, tmp_path)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
 
 
 @pytest.mark.parametrize(
@@ -123,17 +140,25 @@ def test_a_wrong_archive_put_by_hand_is_refused(dead_archive, tmp_path, put_by_h
         ({"spoil": "test_batch.bin"}, "not a multiple of the 3073"),
     ],
 )
+@pytest.mark.tries("Delete it and try again", "Delete the archive and try again")
 def test_an_archive_of_another_shape_is_refused(
-    damage, message, monkeypatch, tmp_path, put_by_hand, make_archive
+    damage, message, monkeypatch, tmp_path, put_by_hand, make_archive, small_archives
 ):
     archive = make_archive("cifar10", tmp_path / "made", **damage)
     monkeypatch.setitem(cifar.ARCHIVES, "cifar10", archive.description)
     put_by_hand(archive.path, tmp_path)
-    with pytest.raises(data.DatasetUnavailableError, match=message):
+    with pytest.raises(data.DatasetUnavailableError, match=message) as caught:
         data.load("cifar10", "train", data_dir=tmp_path)
+    # As it says.
+    pathlib.Path(re.search(r"the archive (\S+) has", str(caught.value))[1]).unlink()
+    right = small_archives["cifar10"]
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", right.description)
+    put_by_hand(right.path, tmp_path)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])
+@pytest.mark.tries("can't be unpacked: {}. Delete it and try again")
 def test_an_archive_that_can_not_be_unpacked_is_refused(
     damage, small_archives, monkeypatch, tmp_path, put_by_hand, describe
 ):
@@ -142,25 +167,79 @@ def test_an_archive_that_can_not_be_unpacked_is_refused(
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"no archive" * 1000)
     monkeypatch.setitem(cifar.ARCHIVES, "cifar10", describe("cifar10", path))
     put_by_hand(path, tmp_path)
-    with pytest.raises(data.DatasetUnavailableError, match="can't be unpacked"):
+    with pytest.raises(data.DatasetUnavailableError, match="can't be unpacked") as caught:
         data.load("cifar10", "train", data_dir=tmp_path)
+    # As it says.
+    pathlib.Path(re.search(r"the archive (\S+) can't", str(caught.value))[1]).unlink()
+    right = small_archives["cifar10"]
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", right.description)
+    put_by_hand(right.path, tmp_path)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
 
 
-def test_a_data_folder_that_can_not_be_written_is_named(dead_archive, tmp_path):
+@pytest.mark.tries("to a folder that can be written and has 0.5 GB of room")
+def test_a_data_folder_that_can_not_be_written_is_named(
+    dead_archive, monkeypatch, tmp_path, put_by_hand
+):
     (tmp_path / "file").write_text("")
     with pytest.raises(data.DatasetUnavailableError, match="NotADirectory") as caught:
         data.load("cifar10", "train", data_dir=tmp_path / "file" / "data")
     assert str(tmp_path / "file" / "data") in str(caught.value)
 
+    def denied(*_args, **_kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
+    put_by_hand(dead_archive.path, tmp_path / "read_only")
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", denied)
+        with pytest.raises(data.DatasetUnavailableError) as caught:
+            data.load("cifar10", "train", data_dir=tmp_path / "read_only")
+    assert "to a folder that can be written and has 0.5 GB of room" in str(caught.value)
+    put_by_hand(dead_archive.path, tmp_path / "another")
+    monkeypatch.setenv(
+        re.search(r"--config\.data\.dir \(or (\w+)\)", str(caught.value))[1],
+        str(tmp_path / "another"),
+    )
+    assert len(data.load("cifar10", "train")) == 35
+
+
+@pytest.mark.parametrize("where", ["downloading", "writing"])
+@pytest.mark.tries("Make 0.5 GB of room and try again")
+def test_a_disk_without_room_for_the_data_is_named(
+    where, dead_archive, monkeypatch, tmp_path, put_by_hand
+):
+    put_by_hand(dead_archive.path, tmp_path)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner, name = {
+        "downloading": (tfds.download.DownloadManager, "download"),
+        "writing": (tfds.core.DatasetBuilder, "download_and_prepare"),
+    }[where]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        with pytest.raises(data.DatasetUnavailableError) as caught:
+            data.load("cifar10", "train", data_dir=tmp_path)
+    assert str(caught.value).startswith(f"cifar10: no room in {tmp_path} (No space left on device)")
+    assert "try again" in str(caught.value)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) > 0
+
+
+@pytest.mark.tries("(a version folder with dataset_info.json). Delete that folder and")
 def test_half_a_data_set_is_named_and_left_alone(dead_archive, tmp_path, put_by_hand):
     half = tmp_path / "cifar10" / "3.0.2"
     half.mkdir(parents=True)
     (half / "notes.txt").write_text("mine")
     put_by_hand(dead_archive.path, tmp_path)
-    with pytest.raises(data.DatasetUnavailableError, match="not a whole data set"):
+    with pytest.raises(data.DatasetUnavailableError, match="not a whole data set") as caught:
         data.load("cifar10", "train", data_dir=tmp_path)
     assert (half / "notes.txt").read_text() == "mine"
+    # As it says.
+    folder = re.search(r"found something in (\S+) and left it", str(caught.value))[1]
+    assert str(caught.value).endswith("Delete that folder and try again.")
+    shutil.rmtree(folder)
+    assert len(data.load("cifar10", "train", data_dir=tmp_path)) == 35
 
 
 PROCESS = """

@@ -1,11 +1,14 @@
-"""A real nginx with the project's configuration, on free ports."""
+"""Real web servers on free ports: nginx with the project's configuration, and Python's own."""
 
 import contextlib
+import functools
+import http.server
 import os
 import pathlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
@@ -49,3 +52,22 @@ def nginx(bundles, endpoint, folder):
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+@contextlib.contextmanager
+def plain_web_server(folder):
+    """Python's own, which knows neither ranges nor plans."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -18,6 +18,7 @@ from accordion_jax.depth import (
     make_policy,
     policy_fields,
 )
+from accordion_jax.depth.policy import only
 
 COML110 = make_ladder("coml", (18, 18, 18))
 BLOCKCOML110 = make_ladder("blockcoml", (18, 18, 18))
@@ -284,3 +285,11 @@ def test_what_a_policy_makes_of_its_inputs_is_kept_beside_its_fields(monkeypatch
     assert policy_fields("from_text") == ("text",)
     made = make_policy("from_text", SMALL, {"text": "a b"}).made_of
     assert made == {"name": "from_text", "text": "a b", "words": ["a", "b"]}
+
+
+def test_only_draws_one_depth_and_refuses_one_that_is_not_there():
+    ladder = make_ladder("blockcoml", (2, 2))
+    assert only(ladder, 2).probabilities == (0.0, 1.0, 0.0)
+    assert make_policy("only", ladder, {"depth": 4}).drawn == (2,)
+    with pytest.raises(ValueError, match=r"depth=3 of policy 'only' must be one of \[0, 2, 4\]"):
+        only(ladder, 3)

@@ -29,6 +29,24 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
     )
 
 
+def test_every_method_of_the_figure_is_a_run_of_its_own():
+    path = next(p for p in CONFIGS if p.stem == "figure")
+    module, _ = load(path)
+    names = set()
+    for network in module.NETWORKS:
+        for method in module.METHODS:
+            _, config = load(path, f"{network}_{method}")
+            config_lib.validate(config)
+            names.add(config_lib.run_name(config))
+            # As much time for each: a step that costs half is taken twice as often.
+            plain = module.NETWORKS[network][2]
+            assert config.train.epochs * module.COSTS[method] == pytest.approx(plain, rel=0.01)
+    assert len(names) == len(module.NETWORKS) * len(module.METHODS)
+    assert "figure_resnet20_coml-05-expected-distilled" in names
+    with pytest.raises(ValueError, match="'resnet20_mine' is not known; wanted NETWORK_METHOD"):
+        load(path, "resnet20_mine")
+
+
 def test_the_papers_hyper_parameters():
     for depth, n, dataset in ((110, 18, "cifar100"), (56, 9, "cifar10")):
         for scheme in ("resnet", "coml", "blockcoml"):
@@ -157,6 +175,9 @@ def test_flags_of_moved_fields_say_where_they_are_now():
     flags = ["--config.model.stage_sizes=(3,3,3)", "--config.seed=1", "--workdir=x"]
     assert config_lib.moved_fields(flags) == [
         "config.model.stage_sizes is now config.model.arguments.stage_sizes"
+    ]
+    assert config_lib.moved_fields(["--config.objective=expected"]) == [
+        "config.objective is now config.objective.name"
     ]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,8 @@ _STAND_IN = """
 
     workdir, table = pathlib.Path(sys.argv[1]), sys.argv[2]
     behaviour = os.environ.get("STAND_IN", "")
+    if behaviour == "mute":
+        sys.exit(1)
     if behaviour == "misses":
         import a_package_that_is_not_there
     asked = []
@@ -146,6 +149,19 @@ def test_says_why_a_run_failed(run, command, monkeypatch, behaviour, reason):
     verdict = work_on(run, command)
     assert verdict.state == "failed"
     assert re.search(reason, verdict.reason), verdict.reason
+
+
+@pytest.mark.tries("no room in {}: make room, and run the same command again")
+def test_a_run_whose_log_has_no_room_either(run, command, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "mute")
+    assert work_on(run, command).reason.startswith("it wrote nothing (exit code 1; ")
+    usage = shutil.disk_usage(ROOT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    reason = work_on(run, command).reason
+    assert reason.startswith(f"no room in {run.workdir}: make room, and run the same command again")
+    monkeypatch.undo()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert work_on(run, command).state == "done"
 
 
 def test_a_run_that_somebody_else_stops_is_not_a_failure(run, command, monkeypatch):

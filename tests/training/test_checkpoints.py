@@ -92,6 +92,7 @@ def restore_latest(folder, like):
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
+@pytest.mark.tries("move that folder out of {} and run the same command")
 def test_the_remedy_for_a_damaged_checkpoint_works(tmp_path, state, how):
     folder = tmp_path / "checkpoints"
     save(folder, state, [None, None])
@@ -109,6 +110,7 @@ def test_the_remedy_for_a_damaged_checkpoint_works(tmp_path, state, how):
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip", "remove"])
+@pytest.mark.tries("there is no other checkpoint: put a copy of that folder in its place")
 def test_nobody_is_told_to_give_up_the_only_checkpoint(tmp_path, state, how):
     folder = tmp_path / "checkpoints"
     save(folder, state, [None])
@@ -126,6 +128,7 @@ def test_nobody_is_told_to_give_up_the_only_checkpoint(tmp_path, state, how):
     assert restore_latest(folder, state)[0] == 1
 
 
+@pytest.mark.tries("use a path without it (a run that is there may be moved)")
 def test_a_path_that_is_taken_for_a_pattern_is_refused_and_a_run_may_be_moved(tmp_path, state):
     save(tmp_path / "run", state, [None])
     (tmp_path / "run").rename(tmp_path / "[trial]")
@@ -136,6 +139,7 @@ def test_a_path_that_is_taken_for_a_pattern_is_refused_and_a_run_may_be_moved(tm
     assert restore_latest(tmp_path / "moved", state)[0] == 1
 
 
+@pytest.mark.tries("use a --workdir on another file system")
 def test_a_first_checkpoint_that_cannot_be_read_is_known_at_once(tmp_path, state, monkeypatch):
     monkeypatch.setattr("accordion_jax.training.checkpoints.check_path", lambda path: None)
     with open_(tmp_path / "[trial]") as checkpoints:
@@ -143,6 +147,8 @@ def test_a_first_checkpoint_that_cannot_be_read_is_known_at_once(tmp_path, state
             checkpoints.save(1, state)
         with pytest.raises(CheckpointError, match=r"2 was written, and (cannot be read|reads)"):
             checkpoints.save(2, state)
+    save(tmp_path / "elsewhere", state, [None])  # as it says
+    assert restore_latest(tmp_path / "elsewhere", state)[0] == 1
 
 
 def test_what_is_said_to_be_saved_can_be_read_by_another(tmp_path, state):

@@ -113,6 +113,44 @@ def test_sigterm_saves_and_names_the_step(tmp_path, unbroken):
     assert curves[0] == curves[1]
 
 
+def test_the_sizes_of_both_losses_are_recorded_over_a_break_too(tmp_path):
+    # Steps that draw the smallest configuration have no pupils, and so no such sizes.
+    fields = {
+        "objective__name": "nested",
+        "objective__distillation": 0.5,
+        "run__checkpoint_every_steps": 1,
+        "run__log_every_steps": 5,
+    }
+    training.train(make(**fields), tmp_path / "unbroken")
+    experiment = make(**fields)
+
+    def evaluate(_variables):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"error": 0.5}
+
+    experiment.config.run.eval_every_epochs = 3 / experiment.steps_per_epoch
+    with pytest.raises(training.Preempted) as stopped:
+        training.train(experiment, tmp_path / "broken", evaluate=evaluate)
+    assert stopped.value.step == 4
+    training.train(make(**fields), tmp_path / "broken")
+    names = ("step", "loss", "error", "task_loss", "distillation_loss")
+    unbroken, broken = (
+        [
+            {name: record.get(name) for name in names}
+            for record in training.read_metrics(tmp_path / folder / "metrics.jsonl")
+            if record["split"] == "train"
+        ]
+        for folder in ("unbroken", "broken")
+    )
+    assert broken == unbroken
+    depths = [experiment.draw(step).depth for step in range(6)]
+    assert [record["step"] for record in unbroken] == [5, 6]
+    taught = [max(depths[:5]) > 1, depths[5] > 1]
+    assert [record["distillation_loss"] is not None for record in unbroken] == taught
+    assert taught[0]
+    assert 1 in depths[:5]
+
+
 # One configuration, so that one step is compiled.
 DIVERGING = {"optimizer__learning_rate": 1e9, "policy__full_probability": 1.0}
 

@@ -11,7 +11,7 @@ import pytest
 from accordion_jax.depth import Policy, draw, full_or_uniform, make_ladder
 from accordion_jax.models import kept_units, prefixes
 from accordion_jax.tasks.answers import cross_entropy, not_the_largest, soft_cross_entropy
-from accordion_jax.training import objective, step
+from accordion_jax.training import loss, objective, step
 from accordion_jax.training.objective import (
     Draw,
     drawn_depth,
@@ -112,8 +112,8 @@ def test_weights_that_do_not_sum_to_one_scale_the_loss_but_not_the_error():
     outputs = jnp.asarray(rng.normal(size=(2, 16, 10)), jnp.float32)
     targets = jnp.asarray(rng.integers(0, 10, 16), jnp.int32)
     masks = (SHORT, FULL)
-    unit, at_one = objective.weighted_loss(Draw(masks, (0.5, 0.5)), TASK, outputs, targets)
-    twice, at_two = objective.weighted_loss(Draw(masks, (1.0, 1.0)), TASK, outputs, targets)
+    unit, at_one = loss.weighted_loss(Draw(masks, (0.5, 0.5)), TASK, outputs, targets)
+    twice, at_two = loss.weighted_loss(Draw(masks, (1.0, 1.0)), TASK, outputs, targets)
     assert float(twice) == pytest.approx(2 * float(unit))
     assert float(at_two["error"]) == pytest.approx(float(at_one["error"]))
 
@@ -131,7 +131,7 @@ def test_one_mask_of_weight_one_adds_nothing_to_the_program(dataset):
         )
         return mapped.lower(*stack((kept, *inputs), 1)).as_text()
 
-    def plain(drawn, task, outputs, targets):
+    def plain(drawn, task, outputs, targets, state):
         only = outputs[0]
         loss = task.loss(only, targets).mean()
         return loss, {"loss": loss, "error": jnp.mean(task.wrong(only, targets))}
@@ -146,7 +146,7 @@ def test_one_mask_of_weight_one_adds_nothing_to_the_program(dataset):
 @pytest.mark.parametrize("shape", [(2, 16), (1, 8, 10), (2, 16, 10, 1)])
 def test_answers_of_another_shape_are_refused_before_they_are_broadcast(shape):
     with pytest.raises(AssertionError, match=r"shape"):
-        objective.weighted_loss(
+        loss.weighted_loss(
             Draw((SHORT, FULL), (0.5, 0.5)), TASK, jnp.zeros(shape), jnp.zeros(16, jnp.int32)
         )
 
@@ -268,10 +268,10 @@ def graded(drawn, params, x, y):
 
     def loss_of(params):
         outputs = small_network(params, x, drawn.skip_masks)
-        return objective.weighted_loss(drawn, SmallTask, outputs, y)
+        return loss.weighted_loss(drawn, SmallTask, outputs, y)
 
-    (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
-    return loss, metrics, gradient
+    (total, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return total, metrics, gradient
 
 
 def close(one, other):
@@ -282,10 +282,10 @@ def close(one, other):
 def test_the_expected_loss_and_gradient_are_the_weighted_sum_of_each_alone(small, scheme):
     ladder = make_ladder(scheme, (2, 2))
     policy = full_or_uniform(ladder, 0.5, min_depth=0)
-    loss, metrics, gradient = graded(expected(ladder, policy, 0, 0), *small)
+    total, metrics, gradient = graded(expected(ladder, policy, 0, 0), *small)
     alone = [graded(single(each.skip_mask), *small) for each in ladder]
     p = policy.probabilities
-    close(loss, sum(w * each[0] for w, each in zip(p, alone, strict=True)))
+    close(total, sum(w * each[0] for w, each in zip(p, alone, strict=True)))
     close(metrics["error"], sum(w * each[1]["error"] for w, each in zip(p, alone, strict=True)))
     gradients = (each[2] for each in alone)
     close(gradient, jax.tree.map(lambda *g: sum(map(operator.mul, p, g)), *gradients))
@@ -318,7 +318,7 @@ def test_a_deepest_configuration_teaches_the_others_and_is_not_taught(small):
     taught = make_objective("expected", distillation=0.25, temperature=2.0)(LADDER, policy, 0, 0)
     assert taught.skip_masks[taught.teacher] == LADDER.full.skip_mask
     outputs = small_network(params, x, plain.skip_masks)
-    loss, metrics = objective.weighted_loss(taught, SmallTask, outputs, y)
+    total, metrics = loss.weighted_loss(taught, SmallTask, outputs, y)
     probabilities = [jax.nn.softmax(each / 2) for each in outputs]
     wanted = hard = soft = 0.0
     for w, each, p in zip(plain.weights, outputs, probabilities, strict=True):
@@ -330,12 +330,12 @@ def test_a_deepest_configuration_teaches_the_others_and_is_not_taught(small):
             wanted += w * (0.75 * task_loss + 0.25 * divergence)
         else:
             wanted += w * task_loss
-    close(loss, wanted)
+    close(total, wanted)
     close(metrics["task_loss"], hard)
     close(metrics["distillation_loss"], soft)
     # The teacher does not move to where its pupils are: its own gradient is as alone.
-    by_outputs = jax.grad(lambda o: objective.weighted_loss(taught, SmallTask, o, y)[0])(outputs)
-    untaught = jax.grad(lambda o: objective.weighted_loss(plain, SmallTask, o, y)[0])(outputs)
+    by_outputs = jax.grad(lambda o: loss.weighted_loss(taught, SmallTask, o, y)[0])(outputs)
+    untaught = jax.grad(lambda o: loss.weighted_loss(plain, SmallTask, o, y)[0])(outputs)
     close(by_outputs[-1], untaught[-1])
 
 

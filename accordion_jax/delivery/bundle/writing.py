@@ -22,7 +22,7 @@ from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, SEGMENTS_NAME, segment_path
 from accordion_jax.delivery.errors import BundleError
 from accordion_jax.depth import LookupTable
-from accordion_jax.system.files import new_folder
+from accordion_jax.system.files import new_folder, write_whole
 
 
 def write_bundle(
@@ -38,9 +38,9 @@ def write_bundle(
 ) -> pathlib.Path:
     """Writes a bundle and returns its folder, ``out_dir/<model_id>``.
 
-    The same input gives the same bytes and the same id; a bundle that is there already is left
-    untouched. A crash leaves at most a hidden folder that ends in ``.tmp``, never half a
-    bundle.
+    The same input gives the same bytes and the same id; of a bundle that is there already only
+    files that are missing or damaged are written. A crash leaves at most a hidden file or folder
+    that ends in ``.tmp``, never half a bundle.
 
     Args:
       out_dir: folder of bundles; made if it is missing.
@@ -85,13 +85,23 @@ def write_bundle(
         follows=follows,
     )
     bundle = pathlib.Path(out_dir) / manifest.model_id
-    if not bundle.exists():
+    if bundle.exists():
+        for sha256, data in files.items():
+            _mend(segment_path(bundle, sha256), data)
+        _mend(bundle / MANIFEST_NAME, manifest.to_bytes())
+    else:
         with new_folder(bundle) as folder:
             (folder / SEGMENTS_NAME).mkdir()
             for sha256, data in files.items():
                 segment_path(folder, sha256).write_bytes(data)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return bundle
+
+
+def _mend(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file unless it is there as it should be."""
+    if not path.is_file() or path.is_symlink() or path.read_bytes() != content:
+        write_whole(path, content)
 
 
 def _segment_bytes(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -75,8 +75,16 @@ def content(response: httpx.Response, name: str) -> Iterator[tuple[bytes, int]]:
         raise ConnectionLostError(f"{name} ended in the middle of its gzip")
 
 
-def whole(response: httpx.Response, name: str, at_most: int) -> Iterator[tuple[bytes, int]]:
+def whole(
+    response: httpx.Response, name: str, at_most: int, what: str
+) -> Iterator[tuple[bytes, int]]:
     """As `content`, and bounded.
+
+    Args:
+      response: as `content`.
+      name: as `content`.
+      at_most: bytes.
+      what: is asked for, for errors.
 
     Raises:
       TransportError: more than `at_most` bytes came, packed or unpacked; or as `content`.
@@ -85,7 +93,7 @@ def whole(response: httpx.Response, name: str, at_most: int) -> Iterator[tuple[b
     for piece, came in content(response, name):
         size, packed = size + len(piece), packed + came
         if max(size, packed) > at_most:
-            raise TransportError(f"{name} answers more than {at_most} bytes; that is no manifest")
+            raise TransportError(f"{name} answers more than {at_most} bytes; that is no {what}")
         yield piece, came
 
 

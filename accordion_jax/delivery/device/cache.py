@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Collection, Iterator
 
 from accordion_jax.delivery.bundle.manifest import is_digest
-from accordion_jax.delivery.device.download import FULL, Download
+from accordion_jax.delivery.device.download import Download
 from accordion_jax.delivery.errors import (
     CacheError,
     CacheLimitError,
@@ -35,6 +35,7 @@ from accordion_jax.delivery.errors import (
 )
 from accordion_jax.system.files import write_whole
 from accordion_jax.system.locks import Lock, locked
+from accordion_jax.system.room import FULL
 
 _PINS_S = 24 * 3600.0
 

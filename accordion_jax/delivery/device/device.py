@@ -10,6 +10,7 @@ disk; who runs the model reads them one at a time.
 
 import dataclasses
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,14 +26,11 @@ from accordion_jax.delivery.device.plans import base_at_least, check_fits, plan_
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
-from accordion_jax.delivery.errors import (
-    CacheError,
-    DeliveryError,
-    SegmentError,
-    TransportError,
-)
+from accordion_jax.delivery.errors import CacheError, DeliveryError, SegmentError, TransportError
 from accordion_jax.delivery.links.clock import Clock, RealClock
 from accordion_jax.delivery.planner import Plan, Requirements
+from accordion_jax.delivery.trust.documents import TrustFile
+from accordion_jax.delivery.trust.pins import Pins, read_trust
 
 
 class Device:
@@ -49,9 +47,15 @@ class Device:
       refetches: how many times a segment may arrive damaged before the device gives up.
       plan_at_endpoint: the first plan of a fetch is the endpoint's; the others, and all of a static
         server's, are made here by the same function.
+      trust: a trust file, or its path, to pin as what this URL must answer with. What is pinned
+        stays so in the cache, with or without it.
 
     Attributes:
       throughput: the meter, which lives as long as the device.
+      pins: which keys are pinned, and what was accepted under them.
+
+    Raises:
+      TrustError: `trust` cannot be pinned; says why.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class Device:
         listener: Callable[[Event], None] | None = None,
         refetches: int = 3,
         plan_at_endpoint: bool = False,
+        trust: str | os.PathLike | TrustFile | None = None,
     ):
         self.transport = transport
         self.cache = cache
@@ -70,6 +75,9 @@ class Device:
         self.refetches = refetches
         self.plan_at_endpoint = plan_at_endpoint
         self.throughput = ThroughputMeter()
+        self.pins = Pins(cache.folder)
+        if trust is not None:
+            self.pins.pin(read_trust(trust), str(transport.address))
         self._listeners = [listener] if listener else []
         self._holding: Holding | None = None
         # A newer version, until its first configuration is complete: then it takes over.
@@ -137,6 +145,7 @@ class Device:
         Raises:
           TransportError: the manifest cannot be had, and none is kept.
           ManifestError: it cannot be read (its version is not known, say), and none is kept.
+          TrustError: a pinned key does not vouch for it, and none is kept for which one did.
         """
         if self._holding is not None:
             return self.manifest
@@ -145,6 +154,7 @@ class Device:
             self.transport,
             self.cache,
             model_id,
+            pins=self.pins,
             offline=offline,
             until_s=until_s,
             on_problem=self._problem,
@@ -216,7 +226,7 @@ class Device:
         def choose() -> Plan:
             expected_bps = self.throughput.bps(self.clock.now()) or throughput_bps
             # The planner counts whole segments; what is here of the next need not come again.
-            credit = self._partial_bytes()
+            credit = self._partial_bytes() + self._transfer.waiting_bytes
             bytes_left = time_left = None
             if max_bytes is not None:
                 bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
@@ -313,9 +323,10 @@ class Device:
             transfer = Transfer(self.transport, self.clock.now(), self._target.size_bytes)
             self._transfer = transfer
 
-            def on_segment(sha256: str) -> Sequence[Segment]:
+            def on_segment(sha256: str, waiting_bytes: int) -> Sequence[Segment]:
                 self._hold(sha256)
-                transfer.plan = choose()
+                transfer.waiting_bytes = waiting_bytes
+                transfer.plan, transfer.waiting_bytes = choose(), 0
                 return transfer.plan.missing
 
             def on_bytes(size_bytes: int) -> None:
@@ -342,7 +353,9 @@ class Device:
                         )
                     except SegmentError as error:
                         self._problem(str(error))
-                        if self._too_often_damaged():
+                        due = self._target.first_missing
+                        if too_often := transfer.too_often_damaged(due, self.refetches):
+                            self._problem(too_often)
                             break
                     except (TransportError, CacheError, OSError) as error:
                         self._problem(str(error))
@@ -361,20 +374,6 @@ class Device:
         self._emit("segment")
         if self.in_use != before:
             self._emit("use")
-
-    def _too_often_damaged(self) -> bool:
-        """Counts one more damaged arrival of the segment that is due."""
-        due = self._target.first_missing
-        if due is None:
-            return False
-        self._transfer.damaged[due] += 1
-        if self._transfer.damaged[due] < self.refetches:
-            return False
-        self._problem(
-            f"segment {due} arrived damaged {self.refetches} times; the server's copy, or "
-            "something on the way, is broken. Try another server, or write the bundle again"
-        )
-        return True
 
     def _partial_bytes(self) -> int:
         """Bytes on the disk of the first missing segment."""

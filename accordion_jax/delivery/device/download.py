@@ -1,15 +1,12 @@
 """One segment on its way to the disk."""
 
-import errno
 import hashlib
 import os
 import pathlib
 from collections.abc import Callable
 
 from accordion_jax.delivery.errors import DiskFullError, SegmentError
-
-# What the system calls a disk without room.
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from accordion_jax.system.room import FULL
 
 _CHUNK_BYTES = 1 << 16
 

@@ -63,6 +63,7 @@ class Transfer:
       end_s: likewise; None while it runs.
       cached_bytes: of the model's segments that were on the disk before.
       kept_bytes: that went into the cache.
+      waiting_bytes: that have come, and have not gone into the cache yet.
       plan: what is wanted now.
       problems: what went wrong, for a person.
       damaged: how often each segment arrived damaged.
@@ -72,7 +73,7 @@ class Transfer:
         self.start_s = start_s
         self.end_s: float | None = None
         self.cached_bytes = cached_bytes
-        self.kept_bytes = 0
+        self.kept_bytes = self.waiting_bytes = 0
         self.plan: Plan | None = None
         self.problems: list[str] = []
         self.damaged: collections.Counter[str] = collections.Counter()
@@ -86,6 +87,22 @@ class Transfer:
         if self._bytes is not None:
             return self._bytes
         return self._transport.body_bytes - self._bytes_before
+
+    def too_often_damaged(self, due: str | None, most: int) -> str | None:
+        """Counts one more damaged arrival of the segment that is due.
+
+        Returns:
+          What to tell a person when it is time to give up; None before.
+        """
+        if due is None:
+            return None
+        self.damaged[due] += 1
+        if self.damaged[due] < most:
+            return None
+        return (
+            f"segment {due} arrived damaged {most} times; the server's copy, or something on the "
+            "way, is broken. Try another server, or write the bundle again"
+        )
 
     def end(self, now_s: float) -> None:
         """Closes the books."""

@@ -8,6 +8,7 @@ import tqdm
 from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.events import Event
+from accordion_jax.delivery.errors import TrustError
 from accordion_jax.system.text import printable
 
 
@@ -63,6 +64,22 @@ class TransferProgress:
         return f"in use {in_use.name}, depth {row.depth}, expected error {row.top1_error:.4f}"
 
 
+def _vouched(device: Device) -> list[str]:
+    """Who answers for the model, where a key is pinned."""
+    if not device.pins.is_pinned:
+        return []
+    try:
+        found = device.pins.accepted(device.manifest.model_id, str(device.transport.address))
+    except TrustError:  # of which a problem has told
+        return ["trust        what this device has pinned cannot be read"]
+    if found is None:
+        return []
+    return [
+        f"trust        version {found.version} of line {found.line}, signature verified; expires "
+        f"{found.expires or 'never'}"
+    ]
+
+
 def summary(device: Device) -> str:
     """Returns what a person wants to know after a transfer, a fact a line."""
     manifest, outcome, in_use = device.manifest, device.outcome(), device.in_use
@@ -71,6 +88,7 @@ def summary(device: Device) -> str:
         f"model        {manifest.model_id[:16]}, {printable(manifest.model['family'])}, "
         f"{full.depth} blocks, {manifest.size_bytes:,} bytes"
     ]
+    lines += _vouched(device)
     if in_use:
         row = device.holding.row(in_use)
         lines += [

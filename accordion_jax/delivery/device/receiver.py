@@ -23,7 +23,8 @@ class Receiver:
       throughput: is told what arrives.
       stopped: whether to end now.
       on_bytes: is called with the size of each piece that the cache has taken.
-      on_segment: is called with the digest of each segment that is whole and checked; returns the
+      on_segment: is called with the digest of each segment that is whole and checked, and with the
+        bytes that have come and are not in the cache yet; returns the
         segments that are wanted from then on.
     """
 
@@ -36,7 +37,7 @@ class Receiver:
         *,
         stopped: Callable[[], bool],
         on_bytes: Callable[[int], None],
-        on_segment: Callable[[str], Sequence[Segment]],
+        on_segment: Callable[[str, int], Sequence[Segment]],
     ):
         self.transport = transport
         self.cache = cache
@@ -94,7 +95,7 @@ class Receiver:
     def _receive_batch(self, batch: Sequence[Segment], until_s: float) -> None:
         with contextlib.ExitStack() as stack:
             source: _Source | None = None
-            for segment, following in zip(batch, (*batch[1:], None), strict=True):
+            for number, segment in enumerate(batch, 1):
                 with self.cache.download(segment.sha256, segment.size_bytes) as download:
                     if source is None:
                         chunks = self.transport.read(
@@ -109,9 +110,9 @@ class Receiver:
                         # Perhaps what was here before is what is wrong: begin anew next time.
                         download.discard()
                         raise
-                wanted = self._on_segment(segment.sha256)
-                if following and wanted[:1] != (following,):
-                    self._keep(source.rest, following)
+                wanted = self._on_segment(segment.sha256, len(source.rest))
+                if number < len(batch) and wanted[:1] != (batch[number],):
+                    self._keep(source.rest, batch[number])
                     return
 
     def _keep(self, rest: bytes, segment: Segment) -> None:
@@ -139,7 +140,7 @@ class Receiver:
         for segment in missing:
             if not (self.cache.path(segment.sha256).exists() and self.cache.verify(segment.sha256)):
                 break
-            self._on_segment(segment.sha256)
+            self._on_segment(segment.sha256, 0)
             found = True
         return found
 

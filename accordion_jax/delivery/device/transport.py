@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import random
 import re
 from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.device import answers
 from accordion_jax.delivery.device.address import Address
 from accordion_jax.delivery.device.connection import environment_client
+from accordion_jax.delivery.device.retries import Retries
 from accordion_jax.delivery.errors import (
     ConnectionLostError,
     RefusedError,
@@ -31,33 +31,13 @@ from accordion_jax.delivery.errors import (
     TransportError,
 )
 from accordion_jax.delivery.links.clock import Clock, RealClock
+from accordion_jax.delivery.trust.documents import MAX_RELEASE_BYTES, RELEASE_NAME
 
 _MOST_REDIRECTS = 5
 # What may fail for many segments in one request, and not for each of them.
 _ALONE = {400, 404, 413, 414, 431}
 _STREAM_SEGMENTS = 64  # 64 digests keep the address under 4,200 characters, which servers accept
 _PROGRESS_BYTES = 512  # fewer in an attempt are no progress: a byte a connection never ends
-
-
-@dataclasses.dataclass(frozen=True)
-class Retries:
-    """How long to keep trying.
-
-    Attributes:
-      attempts: in a row without progress, before giving up; the first is one of them.
-      first_wait_s: before the second attempt; doubles with each.
-      longest_wait_s: where the doubling stops.
-    """
-
-    attempts: int = 5
-    first_wait_s: float = 0.2
-    longest_wait_s: float = 5.0
-
-    def wait_s(self, failures: int) -> float:
-        """Seconds to wait after `failures` attempts in a row, drawn from the upper half."""
-        longest = min(self.first_wait_s * 2 ** (failures - 1), self.longest_wait_s)
-        # Many devices that lost the same cell must not come back at the same moment.
-        return longest * random.uniform(0.5, 1.0)
 
 
 class HttpTransport:
@@ -76,7 +56,7 @@ class HttpTransport:
 
     Attributes:
       body_bytes: of segment bodies received so far, thrown away ones included.
-      other_bytes: of the bodies of manifests and plans received so far.
+      other_bytes: of the bodies of manifests, releases and plans received so far.
 
     Raises:
       ValueError: the URL is not one of http or https.
@@ -116,7 +96,12 @@ class HttpTransport:
         return self._plans
 
     def manifest(
-        self, model_id: str = "latest", *, known: str | None = None, until_s: float = math.inf
+        self,
+        model_id: str = "latest",
+        *,
+        known: str | None = None,
+        line: str | None = None,
+        until_s: float = math.inf,
     ) -> bytes | None:
         """Returns the manifest as sent; None if it is that of the model `known`.
 
@@ -125,6 +110,7 @@ class HttpTransport:
             URL names the bundle.
           known: model_id of a manifest that the caller has. An endpoint then need not send it
             again; a static server does.
+          line: whose latest is wanted; an endpoint may have several.
           until_s: moment of the clock at which to give up.
 
         Raises:
@@ -135,8 +121,9 @@ class HttpTransport:
         refusals = []
         for root, plans in self._candidates(model_id):
             address = root if plans else root.under("manifest.json")
+            query = f"line={line}" if plans and line and model_id == "latest" else ""
             try:
-                content = self._get(address, known=known if plans else None, until_s=until_s)
+                content = self._get(address, query, known=known if plans else None, until_s=until_s)
             except RefusedError as error:
                 refusals.append(str(error))
                 continue
@@ -146,6 +133,18 @@ class HttpTransport:
             f"no manifest of model {model_id!r} at {self.address}: {'; '.join(refusals)}. The URL "
             "must be that of an endpoint, or of a bundle's folder on a web server"
         )
+
+    def release(self, model_id: str, *, until_s: float = math.inf) -> bytes:
+        """Returns the release file of the model whose manifest was found; it is not checked.
+
+        Raises:
+          TransportError: as `manifest`.
+        """
+        self.choose(model_id)
+        assert self._root is not None
+        address = self._root.under("release" if self._plans else RELEASE_NAME)
+        content = self._get(address, at_most=MAX_RELEASE_BYTES, what="release", until_s=until_s)
+        return content or b""
 
     def choose(self, model_id: str) -> None:
         """From now on reads segments of this model (``latest`` may change between requests)."""
@@ -257,12 +256,16 @@ class HttpTransport:
     def _get(
         self,
         address: Address,
+        query: str = "",
         *,
         body: bytes | None = None,
         known: str | None = None,
+        at_most: int = MAX_MANIFEST_BYTES,
+        what: str = "manifest",
         until_s: float,
     ) -> bytes | None:
         headers = {"Accept-Encoding": "gzip"}
+        url, name = address.url(query), str(address)
         if known is not None:
             headers["If-None-Match"] = f'"{known}", "{known}-gzip"'
         if body is not None:
@@ -270,26 +273,33 @@ class HttpTransport:
         failures = 0
         while True:
             try:
-                return self._get_once(address, body, headers, until_s)
+                return self._get_once(url, name, headers, body, at_most, what, until_s)
             except ConnectionLostError as error:
                 failures += 1
                 self._wait_or_give_up(failures, error, until_s)
 
     def _get_once(
-        self, address: Address, body: bytes | None, headers: dict[str, str], until_s: float
+        self,
+        url: str,
+        name: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        at_most: int,
+        what: str,
+        until_s: float,
     ) -> bytes | None:
         content = bytearray()
-        with self._response(address.url(), str(address), headers, body, until_s) as response:
+        with self._response(url, name, headers, body, until_s) as response:
             if response.status_code == 304:
                 return None
-            for piece, came in answers.whole(response, str(address), MAX_MANIFEST_BYTES):
+            for piece, came in answers.whole(response, name, at_most, what):
                 self.other_bytes += came
                 content += piece
                 if self.clock.now() >= until_s:
                     break
             else:
                 return bytes(content)
-        raise ConnectionLostError(f"{address} had sent {len(content)} bytes when time was over")
+        raise ConnectionLostError(f"{name} had sent {len(content)} bytes when time was over")
 
     def _read_once(
         self, segments: Sequence[Segment], offset: int, until_s: float, *, ranges: bool

@@ -32,16 +32,13 @@ from accordion_jax.delivery.endpoint.http_range import (
     range_applies,
 )
 from accordion_jax.delivery.endpoint.metrics import CountRequests, Metrics
-from accordion_jax.delivery.endpoint.openapi import (
-    MAX_BODY_BYTES,
-    MAX_HELD,
-    MAX_STREAM_SEGMENTS,
-    openapi_document,
-)
+from accordion_jax.delivery.endpoint.openapi import MAX_STREAM_SEGMENTS, openapi_document
 from accordion_jax.delivery.endpoint.plan_log import PlanLog
+from accordion_jax.delivery.endpoint.plan_request import read_body, read_plan_request
 from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
-from accordion_jax.delivery.planner import Requirements, plan
+from accordion_jax.delivery.planner import plan
+from accordion_jax.delivery.trust.statements import LINE
 from accordion_jax.system.text import short
 
 _log = logging.getLogger(__name__)
@@ -76,6 +73,7 @@ def make_app(
             Route("/metrics", handlers.metrics),
             Route("/v1/models", handlers.models),
             Route("/v1/models/{model_id}", handlers.manifest),
+            Route("/v1/models/{model_id}/release", handlers.release),
             Route("/v1/models/{model_id}/plan", handlers.plan, methods=["POST"]),
             Route("/v1/models/{model_id}/segments/{sha256}", handlers.segment),
             Route("/v1/models/{model_id}/stream", handlers.stream),
@@ -136,6 +134,7 @@ class _Handlers:
     async def models(self, _request: Request) -> Response:
         """All models, the latest first."""
         models = await run_in_threadpool(self._store.models)
+        releases = self._store.releases()
         listed = [
             {
                 "model_id": model.manifest.model_id,
@@ -145,15 +144,21 @@ class _Handlers:
                 "size_bytes": model.manifest.size_bytes,
                 "follows": model.manifest.follows,
                 "created": model.created.isoformat() if model.created else None,
+                "line": release.line if release else None,
+                "version": release.version if release else None,
             }
             for model in models
+            for release in [releases.get(model.manifest.model_id)]
         ]
         return _json({"models": listed}, headers={"Cache-Control": "no-cache"})
 
     async def manifest(self, request: Request) -> Response:
         """The manifest, compressed if the client takes that."""
         asked = request.path_params["model_id"]
-        model = await self._model(asked, allow_latest=True)
+        line = request.query_params.get("line")
+        if line is not None and not LINE[0](line):
+            raise HTTPException(400, f"line={short(line)} must be {LINE[1]}")
+        model = await self._model(asked, allow_latest=True, line=line)
         model_id = model.manifest.model_id
         plain, zipped = f'"{model_id}"', f'"{model_id}-gzip"'
         is_zipped = _accepts_gzip(request.headers.get("accept-encoding", ""))
@@ -170,10 +175,23 @@ class _Handlers:
         body = model.gzipped_body if is_zipped else model.body
         return Response(body, media_type="application/json", headers=headers)
 
+    async def release(self, request: Request) -> Response:
+        """Who answers for a model; whether that is right is for a device to check."""
+        model = await self._model(request.path_params["model_id"])
+        release = self._store.releases().get(model.manifest.model_id)
+        if release is None:
+            raise HTTPException(404, f"model {model.manifest.model_id} has no signed release")
+        etag = f'"{digest(release.body)}"'
+        # A new one takes its place: with another expiry, or more signatures.
+        headers = {"ETag": etag, "Cache-Control": "public, max-age=5"}
+        if is_unmodified(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+        return Response(release.body, media_type="application/json", headers=headers)
+
     async def plan(self, request: Request) -> Response:
         """What to send."""
         model = await self._model(request.path_params["model_id"], allow_latest=True)
-        requirements, held = _read_plan_request(await _read_body(request))
+        requirements, held = read_plan_request(await read_body(request))
         with self.counters.plan_seconds.time():
             document = plan(model.manifest, requirements, held).to_dict()
         if self._plan_log is not None:
@@ -208,10 +226,14 @@ class _Handlers:
             raise HTTPException(400, "segments has a digest twice; ask for each once")
         return await self._send(request, model, digests)
 
-    async def _model(self, model_id: str, *, allow_latest: bool = False) -> StoredModel:
+    async def _model(
+        self, model_id: str, *, allow_latest: bool = False, line: str | None = None
+    ) -> StoredModel:
         model = None
         if allow_latest and model_id == "latest":
-            model = next(iter(await run_in_threadpool(self._store.models)), None)
+            model = await run_in_threadpool(self._store.latest, line)
+            if model is None and line is not None:
+                raise HTTPException(404, f"no model here has a release of line {short(line)}")
         elif is_digest(model_id):
             model = self._store.known(model_id)
             model = model or await run_in_threadpool(self._store.model, model_id)
@@ -294,53 +316,6 @@ class _SegmentResponse(StreamingResponse):
             _log.debug("a device hung up")  # It asks again, or it does not.
         finally:
             self._sending.discard(self)
-
-
-async def _read_body(request: Request) -> bytes:
-    too_large = HTTPException(
-        413,
-        f"the body has more than {MAX_BODY_BYTES} bytes; send only the digests of this model's "
-        "segments",
-    )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > 18 or int(announced) > MAX_BODY_BYTES):
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
-    return bytes(body)
-
-
-def _read_plan_request(body: bytes) -> tuple[Requirements, frozenset[str]]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body is not JSON: {error}") from error
-    if not isinstance(document, dict) or document.keys() - {"requirements", "held"}:
-        raise HTTPException(
-            422,
-            f"the body is {short(document)}; wanted an object with 'requirements' and 'held' only",
-        )
-    requirements, held = document.get("requirements", {}), document.get("held", [])
-    if not isinstance(requirements, dict):
-        raise HTTPException(422, f"requirements={short(requirements)} must be an object")
-    for name, value in requirements.items():
-        if value is None:
-            raise HTTPException(422, f"{short(name)} is null; leave it out instead")
-    if not isinstance(held, list) or len(held) > MAX_HELD:
-        raise HTTPException(422, f"held={short(held)} must be a list of at most {MAX_HELD} digests")
-    for sha256 in held:
-        if not (isinstance(sha256, str) and is_digest(sha256)):
-            raise HTTPException(
-                422,
-                f"held has {short(sha256)}; wanted 64 hexadecimal digits in lower case",
-            )
-    try:
-        return Requirements.from_dict(requirements), frozenset(held)
-    except ValueError as error:
-        raise HTTPException(422, str(error)) from error
 
 
 def _accepts_gzip(header: str) -> bool:

@@ -25,6 +25,12 @@ def openapi_document() -> dict[str, Any]:
         "Of a model, or `latest`.",
         {"anyOf": [{"const": "latest"}, _DIGEST]},
     )
+    line = _parameter(
+        "query",
+        "line",
+        "With `latest`: the highest version of this line, by the releases that lie in the bundles.",
+        {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+    )
     none_match = _parameter(
         "header", "If-None-Match", "Entity tags that the client has: 304 if one is current."
     )
@@ -50,6 +56,16 @@ def openapi_document() -> dict[str, Any]:
         "200": _answer(
             "The manifest: see manifest.schema.json in the package. Never changes for a digest.",
             {_JSON: {"$ref": "#/components/schemas/Manifest"}},
+            "ETag",
+            "Cache-Control",
+        ),
+        "304": _answer("The client has it.", None, "ETag", "Cache-Control"),
+        **_errors(400, 404, 503),
+    }
+    release = {
+        "200": _answer(
+            "The signed release and the trust file: see docs/bundle_format.md.",
+            {_JSON: {"$ref": "#/components/schemas/Release"}},
             "ETag",
             "Cache-Control",
         ),
@@ -111,7 +127,13 @@ def openapi_document() -> dict[str, Any]:
                 )
             },
             "/v1/models/{model_id}": _get_and_head(
-                "manifest", "The manifest of a model.", manifest, [or_latest, none_match]
+                "manifest", "The manifest of a model.", manifest, [or_latest, line, none_match]
+            ),
+            "/v1/models/{model_id}/release": _get_and_head(
+                "release",
+                "Who answers for a model: its signed release, not checked here.",
+                release,
+                [model_id, none_match],
             ),
             "/v1/models/{model_id}/plan": {
                 "post": _operation(
@@ -166,6 +188,8 @@ def _schemas() -> dict[str, Any]:
                             "size_bytes": count,
                             "follows": {"anyOf": [{"type": "null"}, _DIGEST]},
                             "created": {"type": ["string", "null"], "format": "date-time"},
+                            "line": {"type": ["string", "null"]},
+                            "version": {"type": ["integer", "null"], "minimum": 1},
                         }
                     ),
                 }
@@ -175,6 +199,16 @@ def _schemas() -> dict[str, Any]:
             "type": "object",
             "required": list(manifest_schema()["required"]),
             "properties": {"format_version": {"const": FORMAT_VERSION}, "model_id": _DIGEST},
+        },
+        "Release": {
+            "type": "object",
+            "required": ["format", "format_version", "release", "roots"],
+            "properties": {
+                "format": {"const": "accordion-release"},
+                "format_version": {"const": 1},
+                "release": {"type": "object"},
+                "roots": {"type": "array", "items": {"type": "object"}, "minItems": 1},
+            },
         },
         "Requirements": {
             "type": "object",

@@ -1,7 +1,10 @@
 """The endpoint as a process: listens on an address, and serves until it is told to stop."""
 
+import ctypes
+import gc
 import os
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -12,9 +15,11 @@ try:
 except ImportError:  # Windows has no such limit
     resource = None  # type: ignore[assignment]
 
+from accordion_jax.delivery.endpoint.connections import Connection
 from accordion_jax.delivery.errors import DeliveryError
 
 _MOST_FILES = 65536
+_GIVE_BACK_EVERY_S = 15.0
 
 
 def serve(
@@ -38,17 +43,32 @@ def serve(
         log_level="warning",
         access_log=False,
         server_header=False,
-        # A little slower than httptools, but it bounds the size of a request's head (64 KB).
-        http="h11",
+        # h11 is a little slower than httptools, but bounds the size of a request's head (64 KB). A
+        # connection takes a file, and so may the answer on it.
+        http=type("BoundedConnection", (Connection,), {"most": max(files // 2 - 64, 16)}),
         timeout_graceful_shutdown=grace_s,
-        # Beyond it 503 at once. A connection takes a file, and so may the answer on it.
-        limit_concurrency=max(files // 2 - 64, 16),
     )
     with _listen(host, port) as listener:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         on_listening(f"http://{address}:{port}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        ended = threading.Event()
+        threading.Thread(target=_give_back_memory, args=(ended,), daemon=True).start()
+        try:
+            server.run(sockets=[listener])
+        finally:
+            ended.set()
+
+
+def _give_back_memory(ended: threading.Event) -> None:
+    """Gives memory back to the system after a crowd has gone: the C library would keep it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    # Always: a crowd may come and go between two looks. It takes some hundredths of a second.
+    while not ended.wait(_GIVE_BACK_EVERY_S):
+        gc.collect()
+        if trim is not None:
+            trim(0)
 
 
 def _raise_limit_of_files() -> int:

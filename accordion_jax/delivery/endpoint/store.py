@@ -23,12 +23,16 @@ import fsspec
 
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.bundle.parts import Segment
-from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError
+from accordion_jax.delivery.bundle.reading import MANIFEST_NAME
+from accordion_jax.delivery.endpoint.releases import StoredRelease, latest_first
+from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError, TrustError
+from accordion_jax.delivery.trust.documents import MAX_RELEASE_BYTES, RELEASE_NAME
 from accordion_jax.system.text import without_secrets
 
 _log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 512 * 1024
+_RELEASES_EVERY = 30  # refreshes of an object store between two looks at all releases
 _BROKEN_S = 10.0  # how long a look at all segments counts as current
 
 
@@ -83,6 +87,11 @@ class BundleStore:
         self._skipped: dict[str, str] = {}
         # What a manifest was like when it was refused.
         self._refused: dict[str, tuple[Any, ...]] = {}
+        # Replaced as a whole, so that any thread may read it.
+        self._releases: Mapping[str, StoredRelease] = {}
+        self._release_stamps: dict[str, tuple[Any, ...]] = {}
+        self._bad_releases: dict[str, str] = {}
+        self._releases_at = -float("inf")
         self._broken: Mapping[str, str] = {}
         self._broken_at = -float("inf")
         self._refreshed_at = -float("inf")
@@ -90,26 +99,28 @@ class BundleStore:
         self._checked: set[tuple[str, str]] = set()
 
     def models(self) -> Sequence[StoredModel]:
-        """Returns all models, the latest first.
-
-        One that no other follows comes before all that are followed; among these, the newest first.
+        """Returns all models, the latest first: see `latest_first`.
 
         Raises:
           StorageError: the folder or URL cannot be listed; names it.
         """
         self._refresh()
-        models = list(self._models.values())
-        followed = {model.manifest.follows for model in models}
-        oldest = datetime.datetime.min.replace(tzinfo=datetime.UTC)
-        return sorted(
-            models,
-            key=lambda m: (
-                m.manifest.model_id not in followed,
-                m.created or oldest,
-                m.manifest.model_id,
-            ),
-            reverse=True,
-        )
+        return latest_first(list(self._models.values()), self._releases)
+
+    def latest(self, line: str | None = None) -> StoredModel | None:
+        """Returns the latest model, of a line if one is named; None if there is none.
+
+        Raises:
+          StorageError: as `models`.
+        """
+        models, releases = self.models(), self._releases
+        if line is not None:
+            models = [m for m in models if _line(releases.get(m.manifest.model_id)) == line]
+        return next(iter(models), None)
+
+    def releases(self) -> Mapping[str, StoredRelease]:
+        """Returns the releases as they were last seen, by model_id."""
+        return self._releases
 
     def skipped(self) -> Mapping[str, str]:
         """Returns the folders that are named like bundles and cannot be served, with the reason."""
@@ -131,7 +142,7 @@ class BundleStore:
                     self._look_at_segments(model)
                 except (SegmentError, StorageError) as error:
                     found[model.manifest.model_id] = str(error)
-            self._broken, self._broken_at = found, now
+            self._broken, self._broken_at = self._bad_releases | found, now
         return dict(self._broken)
 
     def _look_at_segments(self, model: StoredModel) -> None:
@@ -291,8 +302,10 @@ class BundleStore:
             for name in sorted(present - models.keys()):
                 stamp: tuple[Any, ...] = ()
                 try:
-                    found = self._info(name)
-                    stamp = tuple(found.get(key) for key in ("size", "mtime", "ino", "ETag"))
+                    found = self._info(name, MANIFEST_NAME)
+                    if found is None:
+                        raise StorageError(f"{name}/{MANIFEST_NAME} is not there")
+                    stamp = _stamp(found)
                     if refused.get(name) == stamp:
                         continue
                     models[name] = self._load(name, found)
@@ -305,36 +318,78 @@ class BundleStore:
                         _log.warning("skipping bundle %s: %s", name, error)
                     skipped[name] = str(error)
             self._models, self._skipped, self._refused = models, skipped, refused
+            self._look_at_releases()
             self._refreshed_at = time.monotonic()
 
-    def _info(self, name: str) -> Mapping[str, Any]:
-        source = f"{name}/manifest.json"
+    def _look_at_releases(self) -> None:
+        """A release may come, or be replaced, while its bundle stays as it is."""
+        now, missing = time.monotonic(), self._models.keys() - self._release_stamps.keys()
+        every_s = self._refresh_s * (1 if self._is_local else _RELEASES_EVERY)
+        if not missing and now - self._releases_at < every_s:
+            return
+        releases, stamps, bad = {}, {}, {}
+        for name in self._models:
+            try:
+                self._fs.invalidate_cache(f"{self._root}/{name}")
+                found = self._info(name, RELEASE_NAME)
+                stamp = stamps[name] = () if found is None else _stamp(found)
+                if any(stamp) and stamp == self._release_stamps.get(name):
+                    if name in self._bad_releases:
+                        bad[name] = self._bad_releases[name]
+                    else:
+                        releases[name] = self._releases[name]
+                elif found is not None:
+                    body = self._content(name, RELEASE_NAME, found, MAX_RELEASE_BYTES)
+                    releases[name] = StoredRelease.read(body, name)
+            except (StorageError, ManifestError, TrustError) as error:
+                bad[name] = str(error)
+                if self._bad_releases.get(name) != str(error):
+                    _log.warning("serving bundle %s as unsigned: %s", name, error)
+        self._releases, self._release_stamps, self._bad_releases = releases, stamps, bad
+        self._releases_at = now
+
+    def _info(self, name: str, file: str) -> Mapping[str, Any] | None:
+        """What the storage tells of a bundle's file; None if it is not there."""
         try:
-            return self._fs.info(f"{self._root}/{source}")
+            return self._fs.info(f"{self._root}/{name}/{file}")
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # fsspec's file systems have no common error
+            raise StorageError(f"{name}/{file} cannot be read: {type(error).__name__}") from error
+
+    def _content(self, name: str, file: str, found: Mapping[str, Any], most_bytes: int) -> bytes:
+        source = f"{name}/{file}"
+        if not self._is_ours(found):
+            raise ManifestError(f"{source} is no regular file of its folder; copy the bundle again")
+        size = found["size"]
+        if size is not None and size > most_bytes:
+            raise ManifestError(f"{source} has {size} bytes; at most {most_bytes} are read")
+        try:
+            # No more, whatever the size was said to be.
+            return self._fs.cat_file(f"{self._root}/{source}", start=0, end=most_bytes + 1)
         except Exception as error:  # fsspec's file systems have no common error
             raise StorageError(f"{source} cannot be read: {type(error).__name__}") from error
 
     def _load(self, name: str, found: Mapping[str, Any]) -> StoredModel:
-        source = f"{name}/manifest.json"
-        path = f"{self._root}/{source}"
-        if not self._is_ours(found):
-            raise ManifestError(f"{source} is no regular file of its folder; copy the bundle again")
-        size = found["size"]
-        if size is not None and size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{source} has {size} bytes; at most {MAX_MANIFEST_BYTES} are read")
-        try:
-            # No more, whatever the size was said to be.
-            data = self._fs.cat_file(path, start=0, end=MAX_MANIFEST_BYTES + 1)
-        except Exception as error:  # fsspec's file systems have no common error
-            raise StorageError(f"{source} cannot be read: {type(error).__name__}") from error
+        data = self._content(name, MANIFEST_NAME, found, MAX_MANIFEST_BYTES)
+        source = f"{name}/{MANIFEST_NAME}"
         manifest = Manifest.from_bytes(data, source=source, expected_id=name)
         try:
-            created = self._fs.modified(path)
+            created = self._fs.modified(f"{self._root}/{source}")
         except Exception:  # not every file system tells, and it only orders the list
             created = None
         if created is not None and created.tzinfo is None:
             created = created.replace(tzinfo=datetime.UTC)
         return StoredModel(manifest, created)
+
+
+def _stamp(found: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What differs once a file is another; empty values where a storage does not tell."""
+    return tuple(found.get(key) for key in ("size", "mtime", "ino", "ETag"))
+
+
+def _line(release: StoredRelease | None) -> str | None:
+    return release.line if release else None
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

@@ -94,6 +94,17 @@ def test_a_part_that_is_too_long_is_begun_again(cache):
         assert download.received_bytes == 0
 
 
+def test_more_than_the_disk_has_is_refused_before_a_byte(cache):
+    sha256 = sha_of(content_of(1))
+    with (
+        pytest.raises(DiskFullError, match=f"for {10**15} more bytes of segment"),
+        cache.download(sha256, 10**15),
+    ):
+        pass
+    assert names(cache) == []
+    assert put(cache, content_of(1)) == sha256
+
+
 def test_what_was_used_least_recently_goes_first(tmp_path):
     cache = SegmentCache(tmp_path, limit_bytes=3000)
     first, second, third = (put(cache, content_of(n)) for n in (1, 2, 3))

@@ -4,8 +4,6 @@ import errno
 import multiprocessing
 import os
 import pathlib
-import subprocess
-import sys
 
 import httpx
 import pytest
@@ -16,40 +14,31 @@ from accordion_jax.delivery.device.transport import HttpTransport, Retries
 from accordion_jax.delivery.links.link import slowed
 from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, wait_until, with_base
 from tests.delivery.servers import Fault, serving
+from tests.disks import small_disk
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_a_disk_that_is_really_full(toy_bundle, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    size = 2 * SEGMENT + 30_000
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
-    mount = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mount.returncode:
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mount.stderr.strip()}")
-    try:
-        with serving(toy_bundle) as (url, _):
-            transport = HttpTransport(url)
-            device = Device(transport, SegmentCache(small))
-            device.connect()
-            outcome = device.upgrade()
-            reached = in_use(device)
-            assert reached in ("toy-0", "toy-1")
-            assert "no room in" in outcome.problems[0]
-            assert "No space left on device" in outcome.problems[0]
-            assert_sound(device)
-            # And again: it neither loses what it has nor gets further.
-            device.upgrade()
-            assert in_use(device) == reached
-            # Room is made: it goes on from the byte.
-            remount = ["mount", "-o", "remount,size=1m", str(small)]
-            subprocess.run(remount, check=True)
-            assert device.upgrade().configuration == "toy-5"
-            assert_sound(device)
-            device.close()
-            transport.close()
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
+    with small_disk(small, 2 * SEGMENT + 30_000) as resize, serving(toy_bundle) as (url, _):
+        transport = HttpTransport(url)
+        device = Device(transport, SegmentCache(small))
+        device.connect()
+        outcome = device.upgrade()
+        reached = in_use(device)
+        assert reached in ("toy-0", "toy-1")
+        assert "no room in" in outcome.problems[0]
+        assert "No space left on device" in outcome.problems[0]
+        assert_sound(device)
+        # And again: it neither loses what it has nor gets further.
+        device.upgrade()
+        assert in_use(device) == reached
+        # Room is made: it goes on from the byte.
+        resize(1 << 20)
+        assert device.upgrade().configuration == "toy-5"
+        assert_sound(device)
+        device.close()
+        transport.close()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import ConnectionLostError, ManifestError, RefusedError
 from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, with_base
@@ -282,3 +283,16 @@ def test_the_listener_hears_of_bytes_segments_and_targets(toy_bundle, make_devic
     assert received == sorted(received)
     assert {event.target_bytes for event in events if event.kind == "bytes"} == {WHOLE}
     assert [event.kind for event in events].count("segment") == 6
+
+
+@pytest.mark.parametrize("segments", range(1, 6))
+def test_bytes_that_came_with_those_before_are_not_paid_twice(toy_bundle, make_device, segments):
+    """A socket gives several small segments at once: the plan between them must count the rest."""
+    sizes = [segment.size_bytes for segment in read_manifest(toy_bundle).segments]
+    with serving(toy_bundle) as (url, _):
+        device = make_device(url)
+        device.connect()
+        outcome = device.fetch(max_bytes=sum(sizes[:segments]))
+        assert outcome.configuration == f"toy-{segments - 1}"
+        assert outcome.transferred_bytes == sum(sizes[:segments])
+        assert_sound(device)

@@ -74,6 +74,7 @@ def test_the_command_goes_through_the_proxy(toy_bundle, tmp_path, flags):
         assert asked[0] == "http://model.example/v1/models/latest"
 
 
+@pytest.mark.tries("Change or unset HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY")
 def test_settings_that_cannot_be_used_are_named(monkeypatch):
     for name, value in (("NO_PROXY", "fe80::/10"), ("HTTP_PROXY", "nothing://of the kind")):
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -81,3 +82,4 @@ def test_settings_that_cannot_be_used_are_named(monkeypatch):
         with pytest.raises(TransportError, match="Change or unset HTTP_PROXY"):
             HttpTransport("http://model.example")
         monkeypatch.delenv(name)
+        HttpTransport("http://model.example").close()  # as it says

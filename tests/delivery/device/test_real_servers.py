@@ -1,8 +1,5 @@
 """A device with real servers: our endpoint, killed and restarted, and plain web servers."""
 
-import contextlib
-import functools
-import http.server
 import shutil
 import socket
 import threading
@@ -14,10 +11,11 @@ from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.transport import HttpTransport, Retries
+from accordion_jax.delivery.errors import TransportError
 from tests.delivery.checks import SEGMENT, WHOLE, assert_sound, in_use, with_base
 from tests.delivery.endpoints import running_endpoint, start_endpoint, stop
 from tests.delivery.toys import make_parts
-from tests.delivery.webserver import NGINX, nginx
+from tests.delivery.webserver import NGINX, nginx, plain_web_server
 
 
 class Waiting(Retries):
@@ -68,31 +66,15 @@ def test_the_endpoint_is_killed_and_restarted_in_the_middle(tmp_path):
         stop(endpoint)
 
 
-@contextlib.contextmanager
-def plain_web_server(folder):
-    """Python's own, which knows neither ranges nor plans."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
+@pytest.mark.tries("does not plan; plan on the device instead")
 def test_any_web_server_with_the_folder_will_do(toy_bundle, make_device):
     with plain_web_server(toy_bundle.parent) as url:
         for address in (f"{url}/{toy_bundle.name}", f"{url}/{toy_bundle.name}/manifest.json"):
             device = make_device(address, folder=address[-5:])
             device.connect()
             assert not device.transport.streams
+            with pytest.raises(TransportError, match="plan on the device instead"):
+                device.transport.plan({}, [])
             first = device.fetch(max_error=0.3, max_bytes=3 * SEGMENT)
             assert (first.configuration, first.transferred_bytes) == ("toy-2", 3 * SEGMENT)
             assert device.upgrade().transferred_bytes == 3 * SEGMENT

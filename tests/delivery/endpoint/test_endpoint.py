@@ -44,6 +44,8 @@ def test_lists_models(served):
         "segments": 4,
         "size_bytes": manifest.size_bytes,
         "follows": None,
+        "line": None,
+        "version": None,
     }
 
 

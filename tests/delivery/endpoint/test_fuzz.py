@@ -24,6 +24,7 @@ from accordion_jax.delivery.endpoint.openapi import openapi_document
 from accordion_jax.delivery.endpoint.store import BundleStore
 from accordion_jax.delivery.planner import Requirements
 from tests.delivery.live import serving
+from tests.delivery.signing import Line
 from tests.delivery.toys import make_parts
 
 # An operation without parameters has no invalid requests.
@@ -38,6 +39,8 @@ RANGES = ["bytes=0-", "bytes=-7", "bytes=1000000-", "lines=1-2", "bytes=5-1"]
 # Statuses that the fuzzing must have seen, or it does not reach what it is to test.
 REACHED = {
     ("manifest", GenerationMode.POSITIVE): {200, 404},
+    ("manifest", GenerationMode.NEGATIVE): {400, 404},
+    ("release", GenerationMode.POSITIVE): {200, 404},
     ("plan", GenerationMode.POSITIVE): {200, 404},
     ("plan", GenerationMode.NEGATIVE): {422},
     ("segment", GenerationMode.POSITIVE): {200, 206, 404, 416},
@@ -50,6 +53,7 @@ REACHED = {
 def api(tmp_path_factory):
     """(schema of a live application, manifest of its one model)."""
     bundle = write_bundle(tmp_path_factory.mktemp("bundles"), **make_parts())
+    Line.start(tmp_path_factory.mktemp("keys")).sign(bundle)
     app = make_app(BundleStore(str(bundle.parent)))
     return schemathesis.openapi.from_asgi("/openapi.json", app), read_manifest(bundle)
 
@@ -79,7 +83,9 @@ def aimed(draw, operation, mode, manifest):
     if "path" in valid:
         known = {"model_id": manifest.model_id, "sha256": draw(digests)}
         case.path_parameters |= {name: known[name] for name in case.path_parameters}
-    if "query" in valid:
+    if "query" in valid and "line" in case.query:
+        case.query["line"] = draw(st.sampled_from(["toy", "other"]))
+    elif "query" in valid and "/stream" in operation.path:
         case.query["segments"] = ",".join(draw(st.lists(digests, min_size=1, unique=True)))
     if "header" in valid:
         case.headers["Range"] = draw(st.sampled_from(RANGES))
