@@ -41,6 +41,12 @@ _MAX_ERROR = flags.DEFINE(
     None,
     "Stop at the smallest configuration with this top-1 error, 0 to 1.",
 )
+_CONFIDENCE = flags.DEFINE(
+    Number(0.5, 1),
+    "confidence",
+    None,
+    "Plan by what the errors are at most, with this confidence (0.95, say), not as measured.",
+)
 _MAX_BYTES = flags.DEFINE(WholeNumber(0), "max_bytes", None, "Bytes of segments to receive now.")
 _MAX_MACS = flags.DEFINE(
     WholeNumber(0),
@@ -171,6 +177,7 @@ def _fetch(device: Device, start_s: float) -> None:
         "throughput_bps": _EXPECT_BPS.value or _LINK_BPS.value,
         "max_error": _MAX_ERROR.value,
         "max_macs": _MAX_MACS.value,
+        "confidence": _CONFIDENCE.value,
     }
     if _DEADLINE_S.value is None:
         device.fetch(**requirements)

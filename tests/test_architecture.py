@@ -37,6 +37,7 @@ INNER_ARROWS = {
 ON_A_DEVICE = {"absl", "filelock", "httpx", "jsonschema", "numpy", "safetensors", "tqdm"}
 DEVICE_ALONE = {
     "delivery/links/picture.py": {"matplotlib"},
+    "delivery/links/charts.py": {"matplotlib"},
     "delivery/trust/ed25519.py": {"cryptography"},
 }
 ON_A_DEVICE_ROOMS = ("bundle", "device", "links", "trust")

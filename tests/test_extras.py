@@ -54,7 +54,7 @@ ROLES = {
     # What signs, on a machine of its own; a device that pins a key adds it to its extra.
     "trust": Role(("trust",), ("system", "delivery/trust"), jax=False, most_mb=105),
     "train": Role(
-        ("train", "grid", "report", "bundle"),
+        ("train", "grid", "report", "bundle", "policy"),
         (*SHARED, "models", "data", "runs", "training", "evaluation"),
         jax=True,
     ),

@@ -131,6 +131,7 @@ def test_an_upgrade_that_stops_short_is_a_failure(tmp_path, fetch):
         ("--deadline_s=soon", "flag --deadline_s=soon"),
         ("--deadline_s=nan", "nan is not finite"),
         ("--max_error=1.5", "flag --max_error=1.5"),
+        ("--confidence=95", "flag --confidence=95"),
         ("--max_bytes=1.5", "1.5 is not a whole number"),
         ("--no_such_flag", "Unknown command line flag 'no_such_flag'"),
     ],

@@ -6,12 +6,12 @@ and a device that holds the manifest plans for itself with the same code.
 
 import dataclasses
 import math
-import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Segment
+from accordion_jax.depth.bounds import risk_of
 
 # Of a throughput (1 Pbit/s) or a deadline (30 million years): more is a mistake of units.
 MOST = 10**15
@@ -28,10 +28,14 @@ class Requirements:
       max_error: the top-1 error to reach, 0 to 1: asks for as few bytes as reach it. Without it,
         the least error within the bounds is asked for.
       max_macs: bound on the multiply-accumulates for one image that the device can run.
+      confidence: in [0.5, 1). Plans by upper bounds of the errors that hold with this confidence
+        over the images that they were measured on (`LookupTable.upper_bounds`), in place of the
+        errors measured: max_error is then not reached by luck alone.
 
     Raises:
-      ValueError: a value is negative, not finite, or of the wrong type, max_error is above 1, or
-        deadline_s comes without throughput_bps; names the value.
+      ValueError: a value is negative, not finite, or of the wrong type, max_error is above 1,
+        confidence is no probability in [0.5, 1), or deadline_s comes without throughput_bps; names
+        the value.
     """
 
     max_bytes: int | None = None
@@ -39,6 +43,7 @@ class Requirements:
     throughput_bps: float | None = None
     max_error: float | None = None
     max_macs: int | None = None
+    confidence: float | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -60,6 +65,8 @@ class Requirements:
             raise ValueError(
                 f"max_error={self.max_error!r} must be a share from 0 to 1, not a percentage"
             )
+        if self.confidence is not None:
+            risk_of(self.confidence)
         if self.deadline_s is not None and self.throughput_bps is None:
             raise ValueError(
                 f"deadline_s={self.deadline_s!r} needs throughput_bps: without it no one knows "
@@ -103,6 +110,7 @@ class Plan:
       missing: the segments to send, in sending order; segments of equal content once.
       transfer_bytes: their wire bytes.
       expected_error: top-1 error of the configuration, from the look-up table.
+      error_bound: what it is at most, with the confidence asked for; None where none was.
       expected_seconds: that the transfer takes; None if throughput_bps is not given, or is too low
         for the time to be finite.
       unmet: names of the requirements that cannot be met.
@@ -113,6 +121,7 @@ class Plan:
     missing: tuple[Segment, ...]
     transfer_bytes: int
     expected_error: float | None
+    error_bound: float | None
     expected_seconds: float | None
     unmet: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -128,23 +137,15 @@ class Plan:
         }
 
 
-# A tuple, not a dataclass: a plan makes one a configuration, and half of its time went there.
-class _Candidate(typing.NamedTuple):
-    name: str
-    end: int  # how many segments of the sending order it needs
-    transfer_bytes: int
-    error: float
-    macs: int
-
-
 def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] = ()) -> Plan:
     """Returns what to send so that the requirements are met with what the device already has.
 
     Of the configurations within the bounds (max_bytes, deadline_s, max_macs), the one of least
-    expected error; with max_error, the one of fewest bytes to transfer that reaches it. Among
-    equals the other of the two decides, then the smaller configuration. The bounds always hold:
-    what cannot be sent within them is not sent. A configuration that is held complete costs no
-    bytes, so that a plan is never worse than what is held and within max_macs.
+    expected error (with confidence: of least upper bound of it); with max_error, the one of fewest
+    bytes to transfer that reaches it. Among equals the other of the two decides, then the smaller
+    configuration. The bounds always hold: what cannot be sent within them is not sent. A
+    configuration that is held complete costs no bytes, so that a plan is never worse than what is
+    held and within max_macs.
 
     Where requirements conflict, `unmet` names them. If max_error is out of reach the plan is the
     least error within the bounds; if a bound excludes even the smallest configuration, there is
@@ -156,72 +157,97 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
       held: digests of the segments that the device has; others than this model's are ignored.
     """
     held = held if isinstance(held, (set, frozenset, dict)) else frozenset(held)
-    candidates = _candidates(manifest, held)
+    # Parallel lists, an entry a configuration: objects in their place took half of a plan's time.
+    transfer = _transfer_bytes(manifest, held)
+    errors = _errors(manifest, requirements.confidence)
+    candidates: Sequence[int] = range(len(transfer))
     unmet: dict[str, str] = {}
     for name in ("max_macs", "max_bytes", "deadline_s"):
         bound = getattr(requirements, name)
         if bound is None:
             continue
-        within = [c for c in candidates if _cost(name, c, requirements) <= bound]
+        costs = _costs(name, manifest, transfer, requirements)
+        within = [i for i in candidates if costs[i] <= bound]
         if within:
             candidates = within
         else:
-            unmet[name] = _broken_bound(name, bound, candidates, requirements)
+            least = min(candidates, key=costs.__getitem__)
+            unmet[name] = _broken_bound(
+                name,
+                bound,
+                manifest.ladder[least].name,
+                costs[least],
+                (transfer[least], requirements.throughput_bps or 0),
+            )
     if unmet:
         return Plan(
             configuration=None,
             missing=(),
             transfer_bytes=0,
             expected_error=None,
+            error_bound=None,
             expected_seconds=_seconds(0, requirements),
             unmet=tuple(unmet),
             reasons=tuple(unmet.values()),
         )
-    best = min(candidates, key=lambda c: (c.error, c.transfer_bytes, c.end))
+    # Bytes never fall along the ladder, so the first of the least error has the fewest of them.
+    best = min(candidates, key=errors.__getitem__)
     max_error = requirements.max_error
-    if max_error is not None and best.error > max_error:
+    if max_error is not None and errors[best] > max_error:
         unmet["max_error"] = _broken_error(manifest, requirements, max_error, best)
     elif max_error is not None:
-        reaching = (c for c in candidates if c.error <= max_error)
-        best = min(reaching, key=lambda c: (c.transfer_bytes, c.error, c.end))
+        first = next(i for i in candidates if errors[i] <= max_error)
+        same = (i for i in candidates if transfer[i] == transfer[first] and errors[i] <= max_error)
+        best = min(same, key=errors.__getitem__)
     missing: dict[str, Segment] = {}
-    for segment in manifest.segments[: best.end]:
+    for segment in manifest.segments[: len(manifest.ladder[best].segments)]:
         if segment.sha256 not in held:
             missing.setdefault(segment.sha256, segment)
     return Plan(
-        configuration=best.name,
+        configuration=manifest.ladder[best].name,
         missing=tuple(missing.values()),
-        transfer_bytes=best.transfer_bytes,
-        expected_error=best.error,
-        expected_seconds=_seconds(best.transfer_bytes, requirements),
+        transfer_bytes=transfer[best],
+        expected_error=manifest.table.rows[best].top1_error,
+        error_bound=None if requirements.confidence is None else errors[best],
+        expected_seconds=_seconds(transfer[best], requirements),
         unmet=tuple(unmet),
         reasons=tuple(unmet.values()),
     )
 
 
-def _candidates(manifest: Manifest, held: Collection[str]) -> list[_Candidate]:
-    """Every configuration with its cost. Each adds to the one before, so one pass is enough."""
-    candidates, transfer_bytes, start = [], 0, 0
+def _errors(manifest: Manifest, confidence: float | None) -> tuple[float, ...]:
+    """Of each configuration, what to plan by."""
+    if confidence is None:
+        return tuple([row.top1_error for row in manifest.table.rows])
+    return manifest.table.upper_bounds(confidence)
+
+
+def _transfer_bytes(manifest: Manifest, held: Collection[str]) -> list[int]:
+    """What each configuration takes. Each adds to the one before, so one pass is enough."""
+    found, transfer_bytes, start = [], 0, 0
     counted: set[str] = set()
-    for configuration, row in zip(manifest.ladder, manifest.table.rows, strict=True):
+    segments = manifest.segments
+    for configuration in manifest.ladder:
         end = len(configuration.segments)
-        for segment in manifest.segments[start:end]:
+        for segment in segments[start:end]:
             if segment.sha256 not in held and segment.sha256 not in counted:
                 counted.add(segment.sha256)
                 transfer_bytes += segment.size_bytes
-        candidates.append(
-            _Candidate(configuration.name, end, transfer_bytes, row.top1_error, row.macs)
-        )
+        found.append(transfer_bytes)
         start = end
-    return candidates
+    return found
 
 
-def _cost(name: str, candidate: _Candidate, requirements: Requirements) -> float:
+def _costs(
+    name: str, manifest: Manifest, transfer: list[int], requirements: Requirements
+) -> Sequence[float]:
+    """What each configuration takes of what a requirement bounds."""
     if name == "max_macs":
-        return candidate.macs
+        return [row.macs for row in manifest.table.rows]
     if name == "max_bytes":
-        return candidate.transfer_bytes
-    return _transfer_s(candidate.transfer_bytes, requirements.throughput_bps or 0.0)
+        return transfer
+    bps = requirements.throughput_bps or 0.0
+    return [_transfer_s(each, bps) for each in transfer]
 
 
 def _transfer_s(transfer_bytes: int, throughput_bps: float) -> float:
@@ -237,22 +263,18 @@ def _seconds(transfer_bytes: int, requirements: Requirements) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-def _broken_bound(
-    name: str, bound: float, candidates: list[_Candidate], requirements: Requirements
-) -> str:
-    least = min(candidates, key=lambda c: _cost(name, c, requirements))
-    cost = _cost(name, least, requirements)
+def _broken_bound(name: str, bound: float, least: str, cost: float, over: tuple[int, float]) -> str:
+    transfer_bytes, throughput_bps = over
     needs = {
         "max_macs": f"{cost} multiply-accumulates an image",
         "max_bytes": f"{cost} more bytes",
-        "deadline_s": f"{cost:.6g} s for {least.transfer_bytes} bytes at "
-        f"{requirements.throughput_bps or 0:.10g} bit/s",
+        "deadline_s": f"{cost:.6g} s for {transfer_bytes} bytes at {throughput_bps:.10g} bit/s",
     }[name]
-    return f"{name}={bound} is too low for any configuration: {least.name} needs {needs}"
+    return f"{name}={bound} is too low for any configuration: {least} needs {needs}"
 
 
 def _broken_error(
-    manifest: Manifest, requirements: Requirements, max_error: float, best: _Candidate
+    manifest: Manifest, requirements: Requirements, max_error: float, best: int
 ) -> str:
     reason = f"max_error={max_error} is not reached: "
     bounds = [
@@ -260,13 +282,15 @@ def _broken_error(
         for name in ("max_bytes", "deadline_s", "max_macs")
         if getattr(requirements, name) is not None
     ]
-    least = min(manifest.table.rows, key=lambda row: row.top1_error)
-    if least.top1_error > max_error:
-        return (
-            f"{reason}the best configuration of the model, {least.configuration}, has an error of "
-            f"{least.top1_error:.6g}"
-        )
+    confidence = requirements.confidence
+    has = "has an error of " if confidence is None else "has with confidence an error of at most "
+    errors = _errors(manifest, confidence)
+    least = min(errors)
+    name = manifest.ladder[errors.index(least)].name
+    if least > max_error:
+        return f"{reason}the best configuration of the model, {name}, {has}{least:.6g}"
     return (
-        f"{reason}the best within {' and '.join(bounds)}, {best.name}, has an error of "
-        f"{best.error:.6g}; {least.configuration} would have {least.top1_error:.6g}"
+        f"{reason}the best within {' and '.join(bounds)}, {manifest.ladder[best].name}, {has}"
+        f"{errors[best]:.6g}; "
+        f"{name} would have {least:.6g}"
     )

@@ -3,6 +3,7 @@
 Pure Python and NumPy: a device that runs another framework can import this room without JAX.
 """
 
+from accordion_jax.depth.bounds import wilson_interval
 from accordion_jax.depth.ladder import SCHEMES, Configuration, Ladder, SkipMask, make_ladder
 from accordion_jax.depth.policy import (
     POLICIES,
@@ -12,7 +13,7 @@ from accordion_jax.depth.policy import (
     make_policy,
     policy_fields,
 )
-from accordion_jax.depth.table import LookupTable, Row, UnitCost, make_row, wilson_interval
+from accordion_jax.depth.table import LookupTable, Row, UnitCost, make_row
 
 __all__ = [
     "POLICIES",

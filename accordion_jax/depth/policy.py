@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.depth.ladder import Ladder
+from accordion_jax.depth.policy_file import PolicyFile, check_distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +38,7 @@ class Policy:
     made_of: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
     def __post_init__(self):
-        for index, probability in enumerate(self.probabilities):
-            if not (math.isfinite(probability) and probability >= 0):
-                raise ValueError(
-                    f"probability {index} of the policy is {probability}; "
-                    "every one must be finite and at least 0"
-                )
-        total = math.fsum(self.probabilities)
-        if not total:
-            raise ValueError(
-                f"the policy's {len(self.probabilities)} probabilities sum to 0, not to 1; one at "
-                "least must be positive"
-            )
-        if abs(total - 1) > 1e-6:
-            raise ValueError(
-                f"the policy's {len(self.probabilities)} probabilities sum to {total:.9g}, not to "
-                f"1; divide each by {total:.9g}"
-            )
+        check_distribution(self.probabilities, "the policy")
 
     @property
     def drawn(self) -> tuple[int, ...]:
@@ -144,8 +129,30 @@ def only(ladder: Ladder, depth: int = 0) -> Policy:
     return Policy(tuple(float(each == depth) for each in depths))
 
 
+def file(ladder: Ladder, path: str = "") -> Policy:
+    """Returns the policy of a file that ``python -m accordion_jax.policy`` has written.
+
+    What it is made of is the file's content, so that a run goes on with this content alone.
+
+    Raises:
+      ValueError: no path is given, the file is no policy, or it is of another ladder.
+      FileNotFoundError: there is no such file.
+    """
+    if not path:
+        raise ValueError("policy 'file' needs config.policy.path, the path of a policy file")
+    found = PolicyFile.read(path)
+    try:
+        probabilities = found.on(ladder)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    text = found.to_json()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Policy(probabilities, {"path": f"sha256:{digest}", "content": json.loads(text)})
+
+
 # Name in a config -> function of a ladder and of its own fields of ``config.policy``.
 POLICIES: dict[str, Callable[..., Policy]] = {
+    "file": file,
     "full_or_uniform": full_or_uniform,
     "listed": listed,
     "only": only,

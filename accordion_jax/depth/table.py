@@ -5,19 +5,21 @@ The network endpoint reads it to choose what to send; a researcher reads it as t
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
 import os
 import pathlib
 import typing
+from collections.abc import Callable
 from typing import Any
 
+from accordion_jax.depth.bounds import risk_of, upper_band, wilson_interval
 from accordion_jax.depth.ladder import Configuration, Ladder
 from accordion_jax.system.files import write_whole
 
 SCHEMA_VERSION = 1
-_Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,26 +81,6 @@ class Row:
     error_low: float
     error_high: float
     cross_entropy: float
-
-
-def wilson_interval(errors: int, examples: int) -> tuple[float, float]:
-    """Returns the 95 % interval of an error rate (Wilson 1927), ends in [0, 1].
-
-    Unlike the normal approximation it stays inside [0, 1] and is sensible at 0 errors.
-
-    Raises:
-      ValueError: not 0 <= errors <= examples with examples >= 1.
-    """
-    if not (examples >= 1 and 0 <= errors <= examples):
-        raise ValueError(
-            f"errors={errors} of examples={examples}: need 0 <= errors <= examples, examples >= 1"
-        )
-    rate = errors / examples
-    scale = 1 + _Z95**2 / examples
-    centre = (rate + _Z95**2 / (2 * examples)) / scale
-    half = _Z95 / scale * math.sqrt(rate * (1 - rate) / examples + (_Z95 / (2 * examples)) ** 2)
-    # Rounding must not part the interval from the rate it is about: at 0 errors it begins at 0.
-    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def make_row(
@@ -206,6 +188,30 @@ class LookupTable:
     def smallest_reaching(self, error: float) -> Row | None:
         """The smallest row with a top-1 error of at most `error`; None if none reaches it."""
         return next((row for row in self.rows if row.top1_error <= error), None)
+
+    def upper_bounds(self, confidence: float) -> tuple[float, ...]:
+        """Returns upper bounds of the rows' errors, which hold all at once with this confidence.
+
+        Over the draw of the examples that they were measured on: `bounds.upper_band`. The first
+        call for a confidence takes some milliseconds, later ones none.
+
+        Args:
+          confidence: in [0.5, 1); 1 - confidence is rounded down to two significant digits.
+
+        Raises:
+          ValueError: as `bounds.risk_of`.
+        """
+        return self._bands(risk_of(confidence))
+
+    @functools.cached_property
+    def _bands(self) -> Callable[[float], tuple[float, ...]]:
+        errors, examples = (
+            [getattr(r, name) for r in self.rows] for name in ("errors", "examples")
+        )
+        # Few of them: whoever asks an endpoint chooses the confidence.
+        return functools.lru_cache(64)(
+            lambda risk: tuple(upper_band(errors, examples, risk).tolist())
+        )
 
     def to_json(self) -> str:
         """Returns the table as a JSON document with its schema version.

@@ -10,6 +10,7 @@ are refused here; values are checked by `validate`.
 import difflib
 import math
 import os
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.policy.min_depth = 1  # blocks in the smallest configuration that is drawn
     # Of policy "listed": one a configuration, smallest (the base alone) first.
     config.policy.probabilities = ()
+    # Of policy "file": what accordion_jax.policy has written.
+    config.policy.path = ""
     config.policy.depth = 0  # of policy "only": blocks of the one that is always drawn
     # Of the draws; -1: config.seed. Seeds that are trained at once need the same draws.
     config.policy.seed = -1
@@ -163,11 +166,13 @@ def run_name(config: ml_collections.ConfigDict) -> str:
 
     The suffix is the paper's: the probability of the full model, 0.5 as ``05``. Scheme ``resnet``
     always trains the full model, and has none; another policy's name is the suffix (``custom`` for
-    ``listed``). Another objective than the paper's is named after it, as is what changes its loss.
+    ``listed``, the file's own name for ``file``). Another objective than the paper's is named after
+    it, as is what changes its loss.
     """
     name, policy, objective = config.name, config.policy, config.objective
     if policy.name != "full_or_uniform":
-        name += f"-{'custom' if policy.name == 'listed' else policy.name}"
+        names = {"listed": "custom", "file": pathlib.PurePath(policy.get("path", "")).stem}
+        name += f"-{names.get(policy.name) or policy.name}"
     elif config.scheme != "resnet":
         name += f"-{f'{policy.full_probability:g}'.replace('.', '')}"
     if objective.name != "drawn_depth":
@@ -296,7 +301,7 @@ _SHARED = {
         *("name", "distillation", "temperature", "balanced"),
         *("deepest_weight", "draws", "rate", "floor", "references"),
     ),
-    "policy": ("name", "seed", "depth"),
+    "policy": ("name", "seed", "depth", "path"),
     "data": ("name", "dir", "holdout"),
     "optimizer": (
         *("name", "arguments", "learning_rate", "schedule"),

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from accordion_jax.runs.folder import METRICS_FILE
+from accordion_jax.runs.metrics import read_metrics
 from accordion_jax.system.files import write_whole
 from accordion_jax.system.room import room_for
 
@@ -111,14 +112,3 @@ def _tensorboard() -> Any:
     finally:
         if hidden:
             del sys.modules["torch"]
-
-
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the records of a ``metrics.jsonl``; a last line cut by a crash is left out."""
-    path = pathlib.Path(path)
-    records = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-    return records

@@ -252,3 +252,41 @@ def test_a_number_beyond_all_sense_is_refused():
     for value in (MOST + 1, 10**400, math.inf, math.nan):
         with pytest.raises(ValueError, match="must be finite"):
             Requirements(throughput_bps=value)
+
+
+def test_by_confidence_the_bound_counts_in_place_of_the_measurement():
+    manifest = make_manifest([1000, 2000, 3000], [0.6, 0.3, 0.28])
+    bounds = manifest.table.upper_bounds(0.95)
+    asked = Requirements(max_error=0.31, confidence=0.95)
+    assert bounds[1] > 0.31 > 0.3, "a thousand examples do not show that 0.3 is under 0.31"
+    assert plan(manifest, Requirements(max_error=0.31)).configuration == "toy-1"
+    made = plan(manifest, asked)
+    assert made.configuration == "toy-2"
+    assert (made.expected_error, made.error_bound) == (0.28, bounds[2])
+    assert made.unmet == ("max_error",)
+    assert f"toy-2, has with confidence an error of at most {bounds[2]:.6g}" in made.reasons[0]
+    reached = plan(manifest, Requirements(max_error=0.35, confidence=0.95))
+    assert (reached.configuration, reached.error_bound, reached.unmet) == ("toy-1", bounds[1], ())
+    assert plan(manifest, Requirements(max_error=0.35)).error_bound is None
+
+
+@given(problems(), st.sampled_from([0.5, 0.9, 0.999]))
+@settings(max_examples=200)
+def test_with_equal_examples_a_confidence_moves_only_what_max_error_asks_for(problem, confidence):
+    manifest, asked, held = problem
+    without = dataclasses.replace(asked, max_error=None)
+    sure = plan(manifest, dataclasses.replace(without, confidence=confidence), held)
+    plain = plan(manifest, without, held)
+    # The bound grows with the errors, so the order of the configurations is the same.
+    assert (sure.configuration, sure.missing) == (plain.configuration, plain.missing)
+    strict = plan(manifest, dataclasses.replace(asked, confidence=confidence), held)
+    if strict.configuration is not None and asked.max_error is not None and not strict.unmet:
+        assert strict.expected_error <= strict.error_bound <= asked.max_error
+        loose = plan(manifest, asked, held)
+        assert loose.transfer_bytes <= strict.transfer_bytes
+
+
+@pytest.mark.parametrize("confidence", [95, 0.4, 1, 1.0, -0.5, math.nan])
+def test_a_confidence_is_a_probability(confidence):
+    with pytest.raises(ValueError, match="confidence="):
+        Requirements(confidence=confidence)

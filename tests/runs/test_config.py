@@ -188,3 +188,14 @@ def test_run_names_carry_the_papers_suffix():
     assert config_lib.run_name(config) == "resnet110_coml-03"
     config.scheme = "resnet"
     assert config_lib.run_name(config) == "resnet110_coml"
+
+
+def test_a_run_from_before_policies_had_a_path_goes_on():
+    config = config_lib.default_config()
+    before = config_lib.to_jsonable(config)
+    del before["policy"]["path"]
+    assert config_lib.differences(before, config_lib.to_jsonable(config)) == []
+    config.policy.path = "link.json"
+    assert config_lib.differences(before, config_lib.to_jsonable(config)) == [
+        "config.policy.path: '' -> 'link.json'"
+    ]

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from accordion_jax import training
+from accordion_jax.depth.policy_file import Entry, PolicyFile
 from accordion_jax.runs.folder import CONFIG_FILE, MODEL_FILE, POLICY_FILE
 from tests.training.test_loop import make
 
@@ -67,6 +68,32 @@ def test_the_run_keeps_what_its_policy_was_made_of(workdir):
     edited(workdir / POLICY_FILE, digest="0" * 64)
     with pytest.raises(ValueError, match="what the policy was made of: 0000"):
         training.claim_workdir(workdir, make(), write=True)
+
+
+def test_a_run_of_a_policy_file_keeps_its_content_and_refuses_another(tmp_path):
+    def experiment(probabilities):
+        ladder = make().ladder
+        entries = tuple(
+            Entry(each.name, ladder.stage_blocks(each), 100 + i, probability)
+            for i, (each, probability) in enumerate(zip(ladder, probabilities, strict=True))
+        )
+        PolicyFile("coml", entries, {}, {"command": "x"}).write(tmp_path / "link.json")
+        config = make().config.copy_and_resolve_references()
+        config.policy.name, config.policy.path = "file", str(tmp_path / "link.json")
+        return training.make_experiment(config, 8)
+
+    count = len(make().ladder)
+    first = experiment([1 / count] * count)
+    workdir = tmp_path / "run"
+    training.claim_workdir(workdir, first, write=True)
+    kept = json.loads((workdir / POLICY_FILE).read_text())
+    assert kept["probabilities"] == pytest.approx([1 / count] * count)
+    assert kept["made_of"]["content"]["provenance"] == {"command": "x"}
+    assert training.provenance(first, 0)["name"].endswith("-link")
+    training.claim_workdir(workdir, experiment([1 / count] * count), write=True)
+    other = experiment([0.0] * (count - 1) + [1.0])
+    with pytest.raises(ValueError, match="what the policy was made of"):
+        training.claim_workdir(workdir, other, write=True)
 
 
 def test_provenance_says_what_was_trained():

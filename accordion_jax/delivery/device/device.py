@@ -8,10 +8,12 @@ Memory: a device holds one received chunk and the manifest. Segments go from the
 disk; who runs the model reads them one at a time.
 """
 
+import dataclasses
 import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
@@ -190,14 +192,14 @@ class Device:
         throughput_bps: float | None = None,
         max_error: float | None = None,
         max_macs: int | None = None,
+        confidence: float | None = None,
     ) -> Outcome:
         """Fetches what the requirements ask for, as far as the link lets it.
 
         The plan is made again after each segment, with the throughput measured so far: the target
-        grows on a link that is faster than promised, and shrinks to what can still arrive on one
-        that is slower. Failures of link, server and disk end the transfer at worst; they are in the
-        outcome, and what was complete stays in use. What arrived of an incomplete segment stays on
-        the disk, and counts next time.
+        grows on a link that is faster than promised, and shrinks to what can still arrive on a
+        slower one. Failures of link, server and disk end the transfer at worst; they are in the
+        outcome. What was complete stays in use; the rest stays on the disk, and counts next time.
 
         Args:
           max_bytes: bound on the bytes received now, those of damaged segments included.
@@ -207,12 +209,14 @@ class Device:
             measured, and before the first one any plan is worth trying.
           max_error: top-1, 0 to 1: stops at the smallest configuration that reaches it.
           max_macs: bound on multiply-accumulates an image; also on what is in use from now on.
+          confidence: plans by upper bounds of the errors, as `Requirements`.
 
         Raises:
           ValueError: as `Requirements`.
           CacheLimitError: the cache's limit is too small for what is asked for.
         """
-        Requirements(max_bytes, deadline_s, throughput_bps or 0.0, max_error, max_macs)
+        bps = throughput_bps or 0.0
+        asked = Requirements(max_bytes, deadline_s, bps, max_error, max_macs, confidence)
         if max_macs is not None:
             for holding in {self.holding, self._target}:
                 holding.limit(max_macs=max_macs)
@@ -228,16 +232,11 @@ class Device:
                 bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
             if deadline_s is not None and expected_bps:
                 time_left = max(0.0, until_s - self.clock.now()) + 8 * credit / expected_bps
-            requirements = Requirements(bytes_left, time_left, expected_bps, max_error, max_macs)
-            first = self._transfer.plan is None
-            if first and self.plan_at_endpoint and self.transport.streams:
-                return plan_of_endpoint(
-                    self.transport,
-                    self._target,
-                    requirements,
-                    until_s=until_s,
-                    on_problem=self._problem,
-                )
+            now: dict[str, Any] = {"deadline_s": time_left, "throughput_bps": expected_bps}
+            requirements = dataclasses.replace(asked, max_bytes=bytes_left, **now)
+            if self._transfer.plan is None and self.plan_at_endpoint and self.transport.streams:
+                found = self.transport, self._target, requirements
+                return plan_of_endpoint(*found, until_s=until_s, on_problem=self._problem)
             return base_at_least(self._target, requirements)
 
         return self._run(choose, until_s)
@@ -269,7 +268,7 @@ class Device:
         def choose() -> Plan:
             missing = self._target.missing_of(wanted)
             size = sum(segment.size_bytes for segment in missing)
-            return Plan(wanted.name, missing, size, row.top1_error, None, (), ())
+            return Plan(wanted.name, missing, size, row.top1_error, None, None, (), ())
 
         return self._run(choose, math.inf)
 

@@ -37,6 +37,7 @@ def plan_of_endpoint(
             missing=missing,
             transfer_bytes=sum(segment.size_bytes for segment in missing),
             expected_error=None if name is None else manifest.rows[name].top1_error,
+            error_bound=document.get("error_bound"),
             expected_seconds=None,
             unmet=tuple(map(str, document["unmet"])),
             reasons=tuple(map(str, document["reasons"])),

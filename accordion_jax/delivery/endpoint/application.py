@@ -1,8 +1,9 @@
 """The network endpoint: plans what to send to a device, and sends it.
 
 A stateless, read-only ASGI application. A device says what it needs and what it holds; nothing
-about it is kept. All content but the list of models is immutable, so that any cache or web server
-can take over the sending.
+about it is kept, but for a log of plans, if one is asked for, which does not say who asked. All
+content but the list of models is immutable, so that any cache or web server can take over the
+sending.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from accordion_jax.delivery.endpoint.http_range import (
 )
 from accordion_jax.delivery.endpoint.metrics import CountRequests, Metrics
 from accordion_jax.delivery.endpoint.openapi import MAX_STREAM_SEGMENTS, openapi_document
+from accordion_jax.delivery.endpoint.plan_log import PlanLog
 from accordion_jax.delivery.endpoint.plan_request import read_body, read_plan_request
 from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
@@ -50,14 +52,17 @@ _PAGE_HEADERS = {
 }
 
 
-def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
+def make_app(
+    store: BundleStore, *, most_requests: int = 1024, plan_log: PlanLog | None = None
+) -> Starlette:
     """Returns the ASGI application that serves the bundles of a store.
 
     Args:
       store: of the bundles.
       most_requests: that are answered at once; beyond them 503, but to whoever watches over it.
+      plan_log: of what plans are asked for, closed when the application stops; None keeps none.
     """
-    handlers = _Handlers(store, Metrics())
+    handlers = _Handlers(store, Metrics(plan_log), plan_log)
     app = Starlette(
         routes=[
             _page_route("/", "index.html", "text/html"),
@@ -84,6 +89,7 @@ def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
             ClientDisconnect: _gone,
             Exception: _internal_error,
         },
+        lifespan=plan_log.lifespan if plan_log else None,
     )
     # A path with a slash too many is not there; a redirect would be one more answer to document.
     app.router.redirect_slashes = False
@@ -93,8 +99,9 @@ def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
 class _Handlers:
     """One method a route."""
 
-    def __init__(self, store: BundleStore, counters: Metrics):
+    def __init__(self, store: BundleStore, counters: Metrics, plan_log: PlanLog | None):
         self.counters = counters
+        self._plan_log = plan_log
         self._store = store
         self._openapi = openapi_document()
         # A thread of its own, for when all others are busy with devices.
@@ -187,6 +194,8 @@ class _Handlers:
         requirements, held = read_plan_request(await read_body(request))
         with self.counters.plan_seconds.time():
             document = plan(model.manifest, requirements, held).to_dict()
+        if self._plan_log is not None:
+            self._plan_log.write(model.manifest.model_id, requirements, document["configuration"])
         return _json(
             {"model_id": model.manifest.model_id, **document}, headers={"Cache-Control": "no-store"}
         )

@@ -3,11 +3,13 @@
 import prometheus_client
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from accordion_jax.delivery.endpoint.plan_log import PlanLog
+
 
 class Metrics:
     """Counters of one application. Each has its own registry, so that several can live together."""
 
-    def __init__(self):
+    def __init__(self, plan_log: PlanLog | None = None):
         self.registry = prometheus_client.CollectorRegistry()
         self.requests = prometheus_client.Counter(
             "accordion_requests",
@@ -32,6 +34,13 @@ class Metrics:
             registry=self.registry,
         )
         in_flight.set_function(lambda: len(self.sending))
+        if plan_log is not None:
+            lost = prometheus_client.Gauge(
+                "accordion_plan_log_lost",
+                "Lines of the log of plans that could not be written.",
+                registry=self.registry,
+            )
+            lost.set_function(lambda: plan_log.lost)
 
     def text(self) -> bytes:
         """Returns all of them, as Prometheus reads them."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from accordion_jax.delivery import planner
 from accordion_jax.delivery.bundle.manifest import FORMAT_VERSION, manifest_schema
+from accordion_jax.depth.bounds import MOST_CONFIDENCE
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_HELD = 10_000
@@ -220,6 +221,7 @@ def _schemas() -> dict[str, Any]:
                 "throughput_bps": number,
                 "max_error": {"type": "number", "minimum": 0, "maximum": 1},
                 "max_macs": count,
+                "confidence": {"type": "number", "minimum": 0.5, "maximum": MOST_CONFIDENCE},
             },
         },
         "Request": {
@@ -237,6 +239,7 @@ def _schemas() -> dict[str, Any]:
                 "missing": {"type": "array", "items": _object(segment)},
                 "transfer_bytes": count,
                 "expected_error": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+                "error_bound": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
                 "expected_seconds": {"type": ["number", "null"], "minimum": 0},
                 "unmet": {
                     "type": "array",

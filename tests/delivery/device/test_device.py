@@ -126,6 +126,20 @@ def test_max_error_stops_at_the_smallest_that_reaches_it(toy_bundle, make_virtua
     assert f"toy-5, has an error of {outcome.expected_error:.6g}" in outcome.reasons[0]
 
 
+def test_with_a_confidence_it_stops_where_the_bound_reaches_it(
+    toy_bundle, toy_manifest, make_virtual
+):
+    bounds = toy_manifest.table.upper_bounds(0.95)
+    errors = [row.top1_error for row in toy_manifest.table.rows]
+    max_error = (errors[2] + bounds[2]) / 2
+    device, _ = make_virtual(toy_bundle, 10)
+    device.connect()
+    assert device.fetch(max_error=max_error).configuration == "toy-2"
+    assert device.fetch(max_error=max_error, confidence=0.95).configuration == "toy-3"
+    with pytest.raises(ValueError, match="confidence=95"):
+        device.fetch(confidence=95)
+
+
 def test_max_bytes_bounds_what_is_received(toy_bundle, make_virtual):
     device, throttled = make_virtual(toy_bundle, 1.0)
     device.connect()

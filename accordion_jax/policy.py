@@ -1,0 +1,394 @@
+"""Fits the depths that are trained to the link and to the demand, and shows what that brings.
+
+  python -m accordion_jax.policy link --table=RUN --traces='traces/*.csv' --deadline_s=0.3 --out=link.json
+  python -m accordion_jax.policy demand --table=RUN --max_error=0.3:0.7,0.2:0.3 --out=demand.json
+  python -m accordion_jax.policy demand --table=RUN --log='plans.jsonl*' --out=asked.json
+  python -m accordion_jax.policy mix link.json:0.5 demand.json:0.5 --full_probability=0.3 --out=mix.json
+  python -m accordion_jax.policy evaluate RUN... --traces='test/*.csv' --deadline_s=0.1,0.3 --classes=10
+  python -m accordion_jax.policy guarantee --table=RUN --traces='traces/*.csv' --deadline_s=0.3
+  python -m accordion_jax.policy convergence RUN... --errors=0.5,0.3
+
+A policy is a JSON file, with its bar chart beside it. Training takes it with
+--config.policy.name=file --config.policy.path=FILE.
+"""  # noqa: E501
+
+import itertools
+import pathlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from accordion_jax.delivery.bundle.reading import read_manifest
+from accordion_jax.delivery.endpoint.plan_log import find_plan_logs, read_plan_log
+from accordion_jax.delivery.errors import DeliveryError
+from accordion_jax.delivery.links import charts
+from accordion_jax.delivery.links.expected import Arrivals, arrivals, compare, markdown
+from accordion_jax.delivery.links.guarantee import carried_within, guarantee, independent_links
+from accordion_jax.delivery.links.link import Link
+from accordion_jax.delivery.links.models import parse_model
+from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
+from accordion_jax.delivery.links.replay import Method, accordion, manifest_bytes
+from accordion_jax.delivery.links.traces import find_traces, read_trace
+from accordion_jax.depth import LookupTable
+from accordion_jax.depth.fitting import (
+    Demand,
+    best_that_arrives,
+    histogram,
+    mixture,
+    smallest_that_satisfies,
+    weighted,
+)
+from accordion_jax.depth.policy_file import PolicyFile, check_distribution, file_digests
+from accordion_jax.runs.folder import TABLE_FILE
+from accordion_jax.runs.metrics import convergence, convergence_table
+from accordion_jax.system import command
+from accordion_jax.system.files import write_json
+from accordion_jax.system.numbers import Number, WholeNumber
+
+_TABLE = flags.DEFINE_string("table", None, "A run's folder, or its lookup_table.json.")
+_BUNDLE = flags.DEFINE_string(
+    "bundle", None, "Folder of a bundle, in place of --table: its bytes on the wire count."
+)
+_OVERHEAD_BYTES = flags.DEFINE(
+    WholeNumber(0), "overhead_bytes", 0, "Before the first block, with --table: the manifest."
+)
+_TRACES = flags.DEFINE_string(
+    "traces", None, "Folder or quoted pattern of CSV files (time_s,downlink_mbps)."
+)
+_LINK_MODEL = flags.DEFINE_string(
+    "link_model",
+    None,
+    "In place of --traces: constant:rate_bps=, lognormal:median_bps=,sigma=, "
+    "rayleigh:bandwidth_hz=,snr_db=, rician:bandwidth_hz=,snr_db=,k_db= or "
+    "onoff:rate_bps=,on_s=,off_s=.",
+)
+_DEADLINE_S = flags.DEFINE_list(
+    "deadline_s",
+    None,
+    "Seconds from the request. To fit a policy, several are a distribution (0.1:0.25,0.3:0.75; all "
+    "alike without a share); elsewhere each is a case of its own.",
+)
+_ROUND_TRIP_S = flags.DEFINE(
+    Number(0), "round_trip_s", 0.03, "Of which a device takes two before the first byte."
+)
+_MAX_ERROR = flags.DEFINE_list("max_error", None, "Demand: errors, 0 to 1, or ERROR:SHARE.")
+_MAX_BYTES = flags.DEFINE_list("max_bytes", None, "Demand: sizes, or BYTES:SHARE.")
+_LOG = flags.DEFINE_string("log", None, "Demand: an endpoint's log of plans, or a quoted pattern.")
+_MODEL = flags.DEFINE_string("model", "", "model_id whose plans of the log count.")
+_FULL = flags.DEFINE(
+    Number(0, 1), "full_probability", 0.0, "The full model is drawn at least so often."
+)
+_FLOOR = flags.DEFINE(
+    Number(0, 1), "floor", 0.0, "Each configuration of --min_depth or more, at least so often."
+)
+_MIN_DEPTH = flags.DEFINE_integer("min_depth", 1, "Blocks; of --floor.", 0)
+_CLASSES = flags.DEFINE_integer("classes", None, "The error without a model is 1 - 1/classes.", 2)
+_REFERENCE = flags.DEFINE_string("reference", None, "Label that the others are compared with.")
+_CONFIDENCE = flags.DEFINE(Number(0.5, 1), "confidence", 0.95, "Of the guarantee.")
+_CONTENT = flags.DEFINE(
+    Number(0, 1), "content", None, "Share of all links to speak of; default: the next link."
+)
+_BLOCK_S = flags.DEFINE(
+    Number(0.001), "block_s", None, "Take blocks of so many seconds of a trace as independent."
+)
+_ERRORS = flags.DEFINE_list("errors", ["0.5", "0.3", "0.2"], "To reach, 0 to 1.")
+_UNDER = flags.DEFINE_string(
+    "under", None, "Policy file to weigh the depths by; default: each run's own policy."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap, and of the starts of a guarantee.", 0)
+_OUT = flags.DEFINE_string("out", None, "FILE.json to write; the picture is FILE.png.")
+
+_SOURCE = ("table", "bundle", "overhead_bytes")
+_LINKS = ("traces", "link_model", "deadline_s", "round_trip_s")
+_MIX = ("full_probability", "floor", "min_depth", "out")
+# Sub-command -> the flags that it takes.
+_TAKES = {
+    "link": (*_SOURCE, *_LINKS, *_MIX),
+    "demand": (*_SOURCE, "max_error", "max_bytes", "log", "model", *_MIX),
+    "mix": _MIX,
+    "evaluate": ("overhead_bytes", *_LINKS, "classes", "reference", "seed", "out"),
+    "guarantee": (*_SOURCE, *_LINKS, "confidence", "content", "block_s", "seed"),
+    "convergence": ("errors", "under"),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs one sub-command."""
+    name = argv[1] if len(argv) > 1 else ""
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "link": _link,
+        "demand": _demand,
+        "mix": _mix,
+        "evaluate": _evaluate,
+        "guarantee": _guarantee,
+        "convergence": _convergence,
+    }
+    if name not in commands:
+        raise app.UsageError(f"give one of {', '.join(commands)}; got {name or 'none'!r}")
+    for each in dict.fromkeys(itertools.chain(*_TAKES.values())):
+        if flags.FLAGS[each].present and each not in _TAKES[name]:
+            takes = ", ".join(f"--{flag}" for flag in _TAKES[name])
+            raise app.UsageError(f"{name} has no flag --{each}; it takes {takes}")
+    takes_names = name in ("mix", "evaluate", "convergence")
+    if bool(argv[2:]) != takes_names:
+        wants = "names at least one file or run" if takes_names else "takes flags alone"
+        raise app.UsageError(f"{name} {wants}; got {argv[2:]}")
+    commands[name](list(argv[2:]))
+
+
+def _source() -> tuple[LookupTable, Method, dict[str, str]]:
+    """Table, sizes as they arrive, and digests of what was read."""
+    if _BUNDLE.value is not None and _TABLE.value is None:
+        manifest = read_manifest(_BUNDLE.value)
+        digests = {"model_id": manifest.model_id}
+        return manifest.table, accordion(manifest, manifest_bytes(manifest)), digests
+    if _TABLE.value is None or _BUNDLE.value is not None:
+        raise app.UsageError("give --table or --bundle")
+    table = LookupTable.read(_TABLE.value)
+    path = pathlib.Path(_TABLE.value)
+    return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
+
+
+def _method(table: LookupTable) -> Method:
+    return Method(
+        "Accordion",
+        tuple(row.size_bytes + _OVERHEAD_BYTES.value for row in table.rows),
+        tuple(row.top1_error for row in table.rows),
+        round_trips=2,
+    )
+
+
+def _links() -> tuple[Sequence[Arrivals], str, dict[str, str]]:
+    """Links, what to call them, and digests of what was read."""
+    if _LINK_MODEL.value is not None and _TRACES.value is None:
+        return [parse_model(_LINK_MODEL.value)], _LINK_MODEL.value, {}
+    if _TRACES.value is None or _LINK_MODEL.value is not None:
+        raise app.UsageError("give --traces or --link_model")
+    paths = find_traces(_TRACES.value)
+    links = [Link(read_trace(path)) for path in paths]
+    return links, f"{len(links)} recorded link{'s' * (len(links) > 1)}", file_digests(*paths)
+
+
+def _deadlines() -> list[tuple[float, float]]:
+    """(seconds, weight) of each."""
+    if not _DEADLINE_S.value:
+        raise app.UsageError("give --deadline_s, seconds from the request")
+    found = [weighted(item, "--deadline_s") for item in _DEADLINE_S.value]
+    for deadline_s, _ in found:
+        if not 0 < deadline_s <= 1e6:
+            raise ValueError(f"--deadline_s: {deadline_s:g} must be above 0 and at most 1e6")
+    return found
+
+
+def _link(_names: list[str]) -> None:
+    table, method, digests = _source()
+    links, name, more = _links()
+    found = _deadlines()
+    if any(":" in item for item in _DEADLINE_S.value or ()):
+        check_distribution([weight for _, weight in found], "--deadline_s")
+    total = sum(weight for _, weight in found)
+    deadlines: dict[float, float] = {}
+    for deadline_s, weight in found:
+        deadlines[deadline_s] = deadlines.get(deadline_s, 0.0) + weight / total
+    wait_s = method.round_trips * _ROUND_TRIP_S.value
+    arrive = arrivals(links, method.sizes_bytes, deadlines, wait_s=wait_s).mean(0)
+    shares, nothing = best_that_arrives(arrive)
+    smallest = table.rows[0].configuration
+    said = f"nothing arrives in {100 * nothing:.2f} % of the cases, not even {smallest}; left out"
+    facts = {"fitted_to": "link", "link": name, "nothing_arrives": nothing}
+    facts |= {"deadlines_s": [list(each) for each in deadlines.items()]}
+    shown = ", ".join(
+        f"{each:g} s" + (f" ({100 * share:.0f} %)" if len(deadlines) > 1 else "")
+        for each, share in deadlines.items()
+    )
+    title = f"{name}, deadline {shown}"
+    _write(table, [(shares, 1.0)], facts, digests | more, title, said)
+
+
+def _demand(_names: list[str]) -> None:
+    table, _, digests = _source()
+    given = [each for each in (_MAX_ERROR, _MAX_BYTES, _LOG) if each.value]
+    if len(given) != 1:
+        raise app.UsageError("give one of --max_error, --max_bytes and --log")
+    said = []
+    if _LOG.value:
+        paths = find_plan_logs(_LOG.value)
+        logged = read_plan_log(paths, _MODEL.value)
+        demands, digests = logged.demands, digests | file_digests(*paths)
+        title = f"{sum(logged.requirements.values()):,} plans of the endpoint's log"
+        if logged.foreign:
+            said.append(
+                f"passed over {logged.foreign} foreign line(s) of the log; {logged.first_foreign}"
+            )
+    else:
+        field = "max_error" if _MAX_ERROR.value else "max_bytes"
+        items = _MAX_ERROR.value or _MAX_BYTES.value or []
+        demands = histogram(items, field)
+        title = f"demand: {field} {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
+    answered = smallest_that_satisfies(table, demands)
+    facts = {
+        "fitted_to": "demand",
+        "demand": title,
+        "unreached": answered.unreached,
+        "unserved": answered.unserved,
+    }
+    said += [
+        f"no configuration has the error of {100 * answered.unreached:.2f} % of the demands; they "
+        "count for the largest within their bounds",
+        f"not even the smallest is within the bounds of {100 * answered.unserved:.2f} %; left out",
+    ]
+    _write(table, [(answered.probabilities, 1.0)], facts, digests, title, *said)
+
+
+def _mix(names: list[str]) -> None:
+    pairs = []
+    for item in names:
+        name, colon, weight = item.rpartition(":")
+        if not colon or pathlib.Path(item).is_file():
+            name, weight = item, str(1 / len(names))
+        pairs.append((PolicyFile.read(name), weighted(f"0:{weight}", item)[1], pathlib.Path(name)))
+    first = pairs[0][0]
+    for other, _, path in pairs:
+        mine, theirs = ([(e.name, e.stage_blocks) for e in f.entries] for f in (first, other))
+        if mine != theirs:
+            raise ValueError(
+                f"{path} is a policy of another ladder ({theirs[0][0]} to {theirs[-1][0]}) than "
+                f"{pairs[0][2]} ({mine[0][0]} to {mine[-1][0]}); fit both with one table"
+            )
+    facts: dict[str, Any] = {
+        "fitted_to": "mix",
+        "mixed": [[path.name, weight] for _, weight, path in pairs],
+    }
+    title = "mixture of " + ", ".join(f"{weight:.2g} {path.stem}" for _, weight, path in pairs)
+    parts = [(np.array(each.probabilities), weight) for each, weight, _ in pairs]
+    digests = file_digests(*(path for *_, path in pairs))
+    _write(first, parts, facts, digests, title, names=names)
+
+
+def _write(
+    ladder: LookupTable | PolicyFile,
+    parts: Sequence[tuple[np.ndarray, float]],
+    facts: dict[str, Any],
+    digests: Mapping[str, str],
+    title: str,
+    *said: str,
+    names: Sequence[str] = (),
+) -> None:
+    """Mixes, writes the file and its chart, and says what was done."""
+    if not _OUT.value or not _OUT.value.endswith(".json"):
+        raise app.UsageError(f"give --out=FILE.json; got {_OUT.value!r}")
+    check_that_pictures_can_be_drawn()
+    policies, weights = [part for part, _ in parts], [weight for _, weight in parts]
+    entries = ladder.rows if isinstance(ladder, LookupTable) else ladder.entries
+    probabilities = mixture(
+        policies,
+        weights,
+        full_probability=_FULL.value,
+        floor=_FLOOR.value,
+        wanted=[sum(each.stage_blocks) >= _MIN_DEPTH.value for each in entries],
+    )
+    facts |= {"full_probability": _FULL.value, "floor": _FLOOR.value}
+    given = [flags.FLAGS[name] for taken in _TAKES.values() for name in taken]
+    values = {flag.name: flag.value for flag in given if flag.present}
+    texts = [f"--{n}={','.join(v) if isinstance(v, list) else v}" for n, v in values.items()]
+    line = shlex.join(["python", "-m", "accordion_jax.policy", facts["fitted_to"], *names, *texts])
+    provenance = {"command": line, "inputs_sha256": dict(digests)}
+    found = PolicyFile.like(ladder, probabilities.tolist(), facts=facts, provenance=provenance)
+    path = pathlib.Path(_OUT.value)
+    found.write(path)
+    bars = [f"{entry.name}\n{entry.size_bytes / 1e3:,.0f} kB" for entry in found.entries]
+    chart = path.with_suffix(".png")
+    charts.draw_policies(chart, bars, {path.stem: found.probabilities}, title=title)
+    drawn = [f"{e.name} {100 * e.probability:.1f} %" for e in found.entries if e.probability > 0]
+    print(f"{title}\ndrawn: {', '.join(drawn)}")
+    print("\n".join([*said, f"wrote {path} and {chart}"]))
+
+
+def _evaluate(names: list[str]) -> None:
+    if _CLASSES.value is None:
+        raise app.UsageError("give --classes: without a model the error is 1 - 1/classes")
+    # Here, not above: it loads JAX, which no other part of this command needs.
+    from accordion_jax import evaluation
+
+    tables = [LookupTable.read(name) for name in names]
+    error_name = evaluation.error_name(tables)
+    by_label = evaluation.group_seeds(tables)
+    title, labels = evaluation.without_common(list(by_label))
+    grouped = zip(labels, by_label.values(), strict=True)
+    groups = {label: [_method(table) for table in each] for label, each in grouped}
+    if _REFERENCE.value is not None and _REFERENCE.value not in groups:
+        raise ValueError(
+            f"--reference={_REFERENCE.value!r} is none of {', '.join(map(repr, groups))}"
+        )
+    links, name, digests = _links()
+    rows = compare(
+        groups,
+        links,
+        [deadline_s for deadline_s, _ in _deadlines()],
+        chance_error=1 - 1 / _CLASSES.value,
+        round_trip_s=_ROUND_TRIP_S.value,
+        reference=_REFERENCE.value,
+        seed=_SEED.value,
+    )
+    print(markdown(rows, error_name, _REFERENCE.value))
+    if _OUT.value:
+        path = pathlib.Path(_OUT.value)
+        chart = path.with_suffix(".png")
+        title = f"{title}\n{name}; 95 % intervals (bootstrap over links)"
+        charts.draw_expected_errors(chart, rows, error_name=error_name, title=title)
+        facts = {"links": name, "round_trip_s": _ROUND_TRIP_S.value, "inputs_sha256": digests}
+        write_json(path, facts | {"rows": rows})
+        print(f"\nwrote {path} and {chart}")
+
+
+def _guarantee(_names: list[str]) -> None:
+    table, method, _ = _source()
+    if _TRACES.value is None:
+        raise app.UsageError("give --traces: a guarantee rests on measured links")
+    traces = [read_trace(path) for path in find_traces(_TRACES.value)]
+    stretches = independent_links(traces, _BLOCK_S.value)
+    wait_s = method.round_trips * _ROUND_TRIP_S.value
+    for deadline_s, _ in _deadlines():
+        carried = carried_within(stretches, deadline_s - wait_s, seed=_SEED.value)
+        found = guarantee(
+            table,
+            method,
+            carried,
+            deadline_s=deadline_s,
+            confidence=_CONFIDENCE.value,
+            content=_CONTENT.value,
+        )
+        print(found.statement(str(table.provenance.get("error_name", "top-1 error"))))
+    cut = f"blocks of {_BLOCK_S.value:g} s" if _BLOCK_S.value else "recordings, one start each"
+    print(
+        f"Assumed: {len(stretches)} {cut}, independent and like the links to come; "
+        f"{table.full.examples:,} examples, independent, like those to come, and not used in "
+        "training or in choosing the model."
+    )
+
+
+def _convergence(names: list[str]) -> None:
+    errors = [weighted(each, "--errors")[0] for each in _ERRORS.value]
+    for error in errors:
+        Demand(max_error=error)  # refuses a percentage
+    weights: dict[int, float] | None = None
+    of = "the error under its own policy"
+    if _UNDER.value is not None:
+        weights, of = {}, f"the error under {pathlib.Path(_UNDER.value).stem}"
+        for entry in PolicyFile.read(_UNDER.value).entries:
+            depth = sum(entry.stage_blocks)
+            weights[depth] = weights.get(depth, 0.0) + entry.probability
+    runs = {pathlib.Path(name).name: convergence(name, weights) for name in names}
+    print(convergence_table(runs, errors, of))
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs the command; what goes wrong becomes one line."""
+    command.run(main, errors=(DeliveryError,), argv=argv)
+
+
+if __name__ == "__main__":
+    run()
