@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
 from accordion_jax.models.costs import unit_costs
-from accordion_jax.runs import config as config_lib
+from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import BusyError, check_path, held
 from accordion_jax.runs.reporting import ending
 from accordion_jax.system import command
@@ -226,14 +226,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.IllegalFlagValueError as error:  # a field of old may be a section now
-        if moved := config_lib.moved_fields(argv):
+        if moved := stored_config.moved_fields(argv):
             raise ValueError("; ".join(moved)) from error
         raise
     except (AttributeError, KeyError, TypeError) as error:  # as ml_collections refuses a field
         reason: BaseException | str = error
         while isinstance(reason, BaseException):  # one may be wrapped in another
             reason = reason.args[0] if reason.args else repr(reason)
-        if moved := config_lib.moved_fields(argv):
+        if moved := stored_config.moved_fields(argv):
             raise ValueError("; ".join(moved)) from error
         fields = " ".join(each for each in argv if each.startswith("--config."))
         raise ValueError(f"no such config field in {fields}: {reason}") from error

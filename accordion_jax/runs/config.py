@@ -9,9 +9,8 @@ are refused here; values are checked by `validate`.
 
 import difflib
 import math
-import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -21,10 +20,10 @@ import ml_collections
 OPERATIONAL = ("run", "sweep")
 
 # Sections that may hold fields which the default config does not have.
-_OPEN = ("model.arguments", "optimizer.arguments", "objective", "policy", "data")
+OPEN = ("model.arguments", "optimizer.arguments", "objective", "policy", "data")
 
 # Where fields of earlier versions are now.
-_MOVED = {
+MOVED = {
     "model.stage_sizes": "model.arguments.stage_sizes",
     "model.channels": "model.arguments.channels",
     "objective": "objective.name",
@@ -218,7 +217,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       ValueError: names the field, its value and what is wanted.
     """
-    fields = _flatten(to_jsonable(config))
+    fields = flatten(to_jsonable(config))
     _refuse_unknown(fields)
     for name, allowed in _CHOICES.items():
         if (value := fields[name]) not in allowed:
@@ -243,24 +242,25 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _refuse_unknown(fields: Mapping[str, Any]) -> None:
-    defaults = _flatten(to_jsonable(default_config()))
+    defaults = flatten(to_jsonable(default_config()))
     for name in defaults:
-        if name not in fields and not _is_open(name):
+        if name not in fields and not is_open(name):
             raise ValueError(f"config.{name} is missing; start from default_config()")
     needed = ("data.name", "data.dir", "data.holdout", "objective.name", "policy.name")
     for name in (*needed, "policy.seed"):
         if name not in fields:
             raise ValueError(f"config.{name} is missing; set it beside the section's own fields")
     for name in fields:
-        if name in defaults or _is_open(name):
+        if name in defaults or is_open(name):
             continue
-        if name in _MOVED:
-            raise ValueError(f"config.{name} is now config.{_MOVED[name]}")
+        if name in MOVED:
+            raise ValueError(f"config.{name} is now config.{MOVED[name]}")
         raise ValueError(f"config.{name} is not a field{_did_you_mean(name, defaults)}")
 
 
-def _is_open(name: str) -> bool:
-    return any(name.startswith(f"{section}.") for section in _OPEN)
+def is_open(name: str) -> bool:
+    """Whether a field lies in a section that may hold fields of its owner's own."""
+    return any(name.startswith(f"{section}.") for section in OPEN)
 
 
 def _did_you_mean(value: Any, known: Iterable[str]) -> str:
@@ -295,83 +295,6 @@ def own_fields(
     return {name: value for name, value in config[section].items() if name in known}
 
 
-# Fields of a section that belong to no one in particular, or came later than their owner's others.
-_SHARED = {
-    "objective": (
-        *("name", "distillation", "temperature", "balanced"),
-        *("deepest_weight", "draws", "rate", "floor", "references"),
-    ),
-    "policy": ("name", "seed", "depth", "path"),
-    "data": ("name", "dir", "holdout"),
-    "optimizer": (
-        *("name", "arguments", "learning_rate", "schedule"),
-        *("decay_epochs", "decay_factor", "warmup_epochs"),
-    ),
-}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Returns what differs between two experiments, as ``field: old -> new``, operational aside.
-
-    Args:
-      old: of the run in a workdir, as nested JSON-able values. A field that it lacks, as written
-        by a version that did not know it, has its default.
-      new: as asked for now.
-    """
-    flat_old, flat_new = _upgraded(old), _flatten(new)
-    names = sorted(flat_old.keys() | flat_new.keys())
-    return [
-        f"config.{name}: {flat_old.get(name, '(absent)')!r} -> {flat_new.get(name, '(absent)')!r}"
-        for name in names
-        if name.split(".")[0] not in OPERATIONAL and flat_old.get(name) != flat_new.get(name)
-    ]
-
-
-def refuse_another(folder: str | os.PathLike, differing: Sequence[str], flag: str) -> None:
-    """Refuses a folder whose run is of another experiment than the one that is asked for.
-
-    Args:
-      folder: of the run.
-      differing: in what, as `differences` gives it.
-      flag: that chooses the folder, such as ``--workdir``.
-
-    Raises:
-      ValueError: something differs; names it.
-    """
-    if differing:
-        raise ValueError(
-            f"{folder} holds a run of another experiment; it differs in\n  "
-            + "\n  ".join(differing)
-            + f"\nUse the old values, or another {flag}."
-        )
-
-
-def moved_fields(arguments: Iterable[str]) -> list[str]:
-    """Returns what to say of flags that set fields of earlier versions, in words.
-
-    Args:
-      arguments: of a command line, such as ``--config.model.stage_sizes=(3,3,3)``.
-    """
-    names = (each.partition("=")[0].removeprefix("--config.") for each in arguments)
-    return [f"config.{name} is now config.{_MOVED[name]}" for name in names if name in _MOVED]
-
-
-def _upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config of any version, as this one names them."""
-    given = _flatten(document)
-    fields = {_MOVED.get(name, name): value for name, value in given.items()}
-    # Fields that only newer versions write have their default; of an open section, which holds what
-    # its owner needs, only those that every owner has.
-    for name, value in _flatten(to_jsonable(default_config())).items():
-        section, _, field = name.rpartition(".")
-        before_names = section == "policy" and "policy.name" not in given
-        if not _is_open(name) or field in _SHARED.get(section, ()) or before_names:
-            fields.setdefault(name, value)
-    if "policy.name" not in given and fields["policy.probabilities"]:
-        fields["policy.name"] = "listed"
-    return fields
-
-
 def to_jsonable(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as nested dictionaries of JSON-able values, tuples as lists."""
     return {
@@ -386,38 +309,12 @@ def _lists(value: Any) -> Any:
     return [_lists(each) for each in value] if isinstance(value, tuple | list) else value
 
 
-def from_jsonable(document: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that `to_jsonable` wrote, of this version or an earlier one.
-
-    Raises:
-      ValueError: a field is unknown to this version, or has a value that it refuses; names it.
-    """
-    config = ml_collections.ConfigDict()
-    for name, value in _upgraded(document).items():
-        *sections, field = name.split(".")
-        section = config
-        for each in sections:
-            if each not in section:
-                section[each] = ml_collections.ConfigDict()
-            section = section[each]
-        section[field] = _tuples(value)
-    for section in _OPEN:  # which may be empty
-        parent, _, name = section.rpartition(".")
-        if name not in (holder := config[parent] if parent else config):
-            holder[name] = ml_collections.ConfigDict()
-    validate(config)
-    return config
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by their whole names, such as ``policy.name``."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

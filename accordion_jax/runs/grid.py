@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from accordion_jax.depth import LookupTable, make_ladder
 from accordion_jax.runs import config as config_lib
+from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import (
     CONFIG_FILE,
     METRICS_FILE,
@@ -130,8 +131,8 @@ def _plan_one(spec: str, seed: int, runs: pathlib.Path, overrides: tuple[str, ..
     run = GridRun(name, spec, overrides, config_lib.to_jsonable(config), runs / name)
     there = read_json(run.workdir / CONFIG_FILE).get("config")
     if there is not None:
-        differing = config_lib.differences(there, run.config)
-        config_lib.refuse_another(run.workdir, differing, "--runs")
+        differing = stored_config.differences(there, run.config)
+        stored_config.refuse_another(run.workdir, differing, "--runs")
     return run
 
 
@@ -166,7 +167,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
             said = said.args[0]
         lines = str(said).strip().splitlines() or [repr(error)]
         problem = lines[-1] if any("Traceback" in line for line in lines) else " ".join(lines)
-        if moved := config_lib.moved_fields(overrides):
+        if moved := stored_config.moved_fields(overrides):
             problem = "; ".join(moved)
         if "get_config() takes" in problem:
             problem = f"the file takes no variant; drop {spec[len(str(path)) :]!r}"

@@ -15,6 +15,7 @@ import ml_collections
 from accordion_jax import models, tasks
 from accordion_jax.depth import Ladder, LookupTable, make_ladder
 from accordion_jax.runs import config as config_lib
+from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLICY_FILE
 from accordion_jax.system.files import read_json, write_json
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
@@ -97,11 +98,11 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Experiment, *, write: 
     path = workdir / CONFIG_FILE
     policy = experiment.policy.describe()
     if path.exists():
-        differing = config_lib.differences(_section(path, "config"), asked)
+        differing = stored_config.differences(_section(path, "config"), asked)
         there = read_json(workdir / POLICY_FILE).get("digest")
         if not differing and there not in (None, policy["digest"]):
             differing = [f"what the policy was made of: {there} -> {policy['digest']}"]
-        config_lib.refuse_another(workdir, differing, "--workdir")
+        stored_config.refuse_another(workdir, differing, "--workdir")
     if write:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json(path, {"config": asked, "versions": versions()})
@@ -143,7 +144,7 @@ def load_run(workdir: str | os.PathLike, which: str = "latest") -> Run:
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     workdir = pathlib.Path(workdir)
-    config = config_lib.from_jsonable(_section(workdir / CONFIG_FILE, "config"))
+    config = stored_config.from_jsonable(_section(workdir / CONFIG_FILE, "config"))
     description = _there(workdir / MODEL_FILE)
     try:
         model = models.build(description, dtype=jnp.dtype(config.model.dtype))

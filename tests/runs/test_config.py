@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from accordion_jax.runs import config as config_lib
+from accordion_jax.runs import stored_config
 
 CONFIGS = sorted((pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -100,11 +101,11 @@ def test_json_round_trip_and_differences():
     config = config_lib.default_config()
     config.policy.full_probability = 0.3
     document = config_lib.to_jsonable(config)
-    assert config_lib.to_jsonable(config_lib.from_jsonable(document)) == document
-    other = config_lib.from_jsonable(document)
+    assert config_lib.to_jsonable(stored_config.from_jsonable(document)) == document
+    other = stored_config.from_jsonable(document)
     other.seed, other.run.log_every_steps, other.sweep.examples = 5, 1, 9
     other.run.scan_stages = True  # the same training, carried out in another way
-    found = config_lib.differences(document, config_lib.to_jsonable(other))
+    found = stored_config.differences(document, config_lib.to_jsonable(other))
     assert found == ["config.seed: 0 -> 5"]
 
 
@@ -112,14 +113,14 @@ def test_a_field_that_an_older_version_lacked_has_its_default():
     asked = config_lib.to_jsonable(config_lib.default_config())
     old = {name: value for name, value in asked.items() if name != "policy"}
     old["policy"] = {"full_probability": 0.5}
-    assert config_lib.differences(old, asked) == []
+    assert stored_config.differences(old, asked) == []
     asked["policy"]["seed"] = 4
-    assert config_lib.differences(old, asked) == ["config.policy.seed: -1 -> 4"]
+    assert stored_config.differences(old, asked) == ["config.policy.seed: -1 -> 4"]
 
 
 def test_a_field_of_another_version_is_named():
     with pytest.raises(ValueError, match=r"config\.train\.epoch is not a field; did you mean"):
-        config_lib.from_jsonable({"train": {"epoch": 3}})
+        stored_config.from_jsonable({"train": {"epoch": 3}})
 
 
 def test_sections_of_others_may_have_fields_of_their_own():
@@ -127,7 +128,7 @@ def test_sections_of_others_may_have_fields_of_their_own():
     config.model.arguments.width = 3
     config.policy.trace = "link.csv"
     config_lib.validate(config)
-    again = config_lib.from_jsonable(config_lib.to_jsonable(config))
+    again = stored_config.from_jsonable(config_lib.to_jsonable(config))
     assert (again.model.arguments.width, again.policy.trace) == (3, "link.csv")
 
 
@@ -165,18 +166,18 @@ def test_the_config_of_an_earlier_version_is_read_as_what_it_was():
     for name in ("name", "arguments"):
         del old["optimizer"][name]
     del old["objective"]
-    assert config_lib.differences(old, new) == []
-    assert config_lib.to_jsonable(config_lib.from_jsonable(old)) == new
+    assert stored_config.differences(old, new) == []
+    assert config_lib.to_jsonable(stored_config.from_jsonable(old)) == new
     old["policy"]["probabilities"] = [0.5, 0.5]
-    assert config_lib.from_jsonable(old).policy.name == "listed"
+    assert stored_config.from_jsonable(old).policy.name == "listed"
 
 
 def test_flags_of_moved_fields_say_where_they_are_now():
     flags = ["--config.model.stage_sizes=(3,3,3)", "--config.seed=1", "--workdir=x"]
-    assert config_lib.moved_fields(flags) == [
+    assert stored_config.moved_fields(flags) == [
         "config.model.stage_sizes is now config.model.arguments.stage_sizes"
     ]
-    assert config_lib.moved_fields(["--config.objective=expected"]) == [
+    assert stored_config.moved_fields(["--config.objective=expected"]) == [
         "config.objective is now config.objective.name"
     ]
 
@@ -194,8 +195,8 @@ def test_a_run_from_before_policies_had_a_path_goes_on():
     config = config_lib.default_config()
     before = config_lib.to_jsonable(config)
     del before["policy"]["path"]
-    assert config_lib.differences(before, config_lib.to_jsonable(config)) == []
+    assert stored_config.differences(before, config_lib.to_jsonable(config)) == []
     config.policy.path = "link.json"
-    assert config_lib.differences(before, config_lib.to_jsonable(config)) == [
+    assert stored_config.differences(before, config_lib.to_jsonable(config)) == [
         "config.policy.path: '' -> 'link.json'"
     ]
