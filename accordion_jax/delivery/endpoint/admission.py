@@ -1,8 +1,12 @@
 """How much an endpoint takes on at once: what waits, and beyond that it says so at once."""
 
 import asyncio
+import contextlib
 import json
+import os
+from collections.abc import AsyncIterator
 
+import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accordion_jax.delivery.endpoint.store import CHUNK_BYTES
@@ -33,6 +37,13 @@ def chunk_bytes(in_flight: int) -> int:
     """
     share = _BUFFERS_BYTES // max(in_flight, 1)
     return max(LEAST_CHUNK_BYTES, min(share, CHUNK_BYTES))
+
+
+@contextlib.asynccontextmanager
+async def few_threads(_app: object) -> AsyncIterator[None]:
+    """Lifespan of an application whose files are read by a few threads."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = int(os.environ.get("THREADS","8"))
+    yield
 
 
 class Admission:
