@@ -269,8 +269,10 @@ class BundleStore:
                     first += len(data)
                     # Small segments go out together: each chunk costs a change of threads.
                     if gathered == most:
-                        yield b"".join(parts)
-                        parts, gathered, most = [], 0, chunk_bytes()
+                        # A device may take its time; what a chunk was made of does not wait too.
+                        parts, data, gathered = [b"".join(parts)], b"", 0
+                        yield parts.pop()
+                        most = chunk_bytes()
         if parts:
             yield b"".join(parts)
 
