@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator
 
 import anyio.to_thread
@@ -17,6 +16,8 @@ _RETRY_AFTER_S = 2
 # Answers that are being prepared at once. A thousand requests that came together would each have a
 # turn in every round of the event loop, and whoever asks for the health waits some rounds.
 _AT_WORK = 32
+
+_THREADS = 8
 
 # What waits to be sent to all devices together is about seven times this, and twice
 # LEAST_CHUNK_BYTES for each beyond the first 64.
@@ -41,8 +42,11 @@ def chunk_bytes(in_flight: int) -> int:
 
 @contextlib.asynccontextmanager
 async def few_threads(_app: object) -> AsyncIterator[None]:
-    """Lifespan of an application whose files are read by a few threads."""
-    anyio.to_thread.current_default_thread_limiter().total_tokens = int(os.environ.get("THREADS","8"))
+    """Lifespan of an application that reads local files: they need few threads.
+
+    Of more, each would want its turn between any two steps of the event loop.
+    """
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     yield
 
 

@@ -89,7 +89,7 @@ def make_app(store: BundleStore, *, most_requests: int = 1024) -> Starlette:
             ClientDisconnect: _gone,
             Exception: _internal_error,
         },
-        lifespan=few_threads,
+        lifespan=few_threads if store.is_local else None,
     )
     # A path with a slash too many is not there; a redirect would be one more answer to document.
     app.router.redirect_slashes = False

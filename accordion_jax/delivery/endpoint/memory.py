@@ -25,9 +25,10 @@ def given_back(connections: Callable[[], int]) -> Iterator[None]:
       connections: returns how many there are now.
     """
     library = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
+    choose = getattr(library, "mallopt", None)
+    if choose is not None:
         # One pool for all threads: they take turns anyway, and what a trim leaves of each adds up.
-        library.mallopt(_M_ARENA_MAX, 1)
+        choose(_M_ARENA_MAX, 1)
     gc.collect()
     # What is there from the start stays. Looking through it again and again stands all threads
     # still for tenths of a second.

@@ -1,5 +1,6 @@
 """The endpoint as a process: listens on an address, and serves until it is told to stop."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def serve(
         # Not uvloop where it happens to be there: it takes one new connection in a round of the
         # loop, so that whoever asks for the health waits for a thousand rounds behind a crowd.
         loop="asyncio",
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -50,6 +52,8 @@ def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=grace_s,
     )
+    # Whoever sends garbage again and again would fill the disk with lines about it.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_fault_of_a_peer)
     with _listen(host, port) as listener:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
@@ -57,6 +61,10 @@ def serve(
         server = uvicorn.Server(config)
         with given_back(lambda: len(server.server_state.connections)):
             server.run(sockets=[listener])
+
+
+def _is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING or record.module != "h11_impl"
 
 
 def _raise_limit_of_files() -> int:
