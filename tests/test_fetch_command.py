@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
+from tests.commands import command_alone
 from tests.delivery.endpoints import running_endpoint
 from tests.delivery.resnets import make_images, write_resnet
 
@@ -137,9 +137,7 @@ def test_an_upgrade_that_stops_short_is_a_failure(tmp_path, fetch):
     ],
 )
 def test_a_flag_that_cannot_be_taken_is_one_line(flag, said, capsys):
-    from accordion_jax import fetch
-
-    with pytest.raises(SystemExit) as stopped, flagsaver.flagsaver():
+    with command_alone("fetch") as fetch, pytest.raises(SystemExit) as stopped:
         fetch.run(["fetch", "http://127.0.0.1:9", flag])
     assert stopped.value.code == 1
     [line] = capsys.readouterr().err.splitlines()

@@ -101,6 +101,18 @@ def test_endless_request_lines_are_cut_off(tmp_path):
         assert request(url, "/healthz")[0].status == 200
 
 
+def test_garbage_leaves_no_line_in_the_log(tmp_path):
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with command(f"--bundles={tmp_path}") as (process, url):
+        address = urllib.parse.urlsplit(url)
+        for sent, status in ((b"\0garbage\r\n\r\n", b"400"), (upgrade, b"200")):
+            with socket.create_connection((address.hostname, address.port), 60) as connection:
+                connection.sendall(sent)
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 " + status)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[1] == ""
+
+
 def test_says_what_is_wrong(tmp_path):
     assert "cannot be listed" in fails(f"--bundles={tmp_path}/nothing")
     assert "cannot be opened" in fails("--bundles=nothing-of-the-kind://x")

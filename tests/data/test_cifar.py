@@ -213,5 +213,7 @@ def test_the_real_data_sets(name, split):
         for c in range(3):
             share = np.bincount(dataset.inputs[..., c].ravel(), minlength=256) / (n * 1024)
             mean = share @ levels
-            assert dataset.mean[c] == pytest.approx(mean, abs=6e-5)
-            assert dataset.std[c] == pytest.approx(np.sqrt(share @ (levels - mean) ** 2), abs=6e-5)
+            assert dataset.task.mean[c] == pytest.approx(mean, abs=6e-5)
+            assert dataset.task.std[c] == pytest.approx(
+                np.sqrt(share @ (levels - mean) ** 2), abs=6e-5
+            )

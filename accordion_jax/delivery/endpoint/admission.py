@@ -1,8 +1,11 @@
 """How much an endpoint takes on at once: what waits, and beyond that it says so at once."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 
+import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from accordion_jax.delivery.endpoint.store import CHUNK_BYTES
@@ -13,6 +16,8 @@ _RETRY_AFTER_S = 2
 # Answers that are being prepared at once. A thousand requests that came together would each have a
 # turn in every round of the event loop, and whoever asks for the health waits some rounds.
 _AT_WORK = 32
+
+_THREADS = 8
 
 # What waits to be sent to all devices together is about seven times this, and twice
 # LEAST_CHUNK_BYTES for each beyond the first 64.
@@ -33,6 +38,16 @@ def chunk_bytes(in_flight: int) -> int:
     """
     share = _BUFFERS_BYTES // max(in_flight, 1)
     return max(LEAST_CHUNK_BYTES, min(share, CHUNK_BYTES))
+
+
+@contextlib.asynccontextmanager
+async def few_threads(_app: object) -> AsyncIterator[None]:
+    """Lifespan of an application that reads local files: they need few threads.
+
+    Of more, each would want its turn between any two steps of the event loop.
+    """
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+    yield
 
 
 class Admission:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -24,7 +24,12 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from accordion_jax.delivery.bundle.manifest import digest, is_digest
-from accordion_jax.delivery.endpoint.admission import SMALL_BYTES, Admission, chunk_bytes
+from accordion_jax.delivery.endpoint.admission import (
+    SMALL_BYTES,
+    Admission,
+    chunk_bytes,
+    few_threads,
+)
 from accordion_jax.delivery.endpoint.http_range import (
     UnsatisfiableRangeError,
     is_unmodified,
@@ -89,11 +94,26 @@ def make_app(
             ClientDisconnect: _gone,
             Exception: _internal_error,
         },
-        lifespan=plan_log.lifespan if plan_log else None,
+        lifespan=_lifespan(store, plan_log),
     )
     # A path with a slash too many is not there; a redirect would be one more answer to document.
     app.router.redirect_slashes = False
     return app
+
+
+def _lifespan(store: BundleStore, plan_log: PlanLog | None) -> Callable[[Starlette], Any]:
+    """What lasts as long as the application: its bound on threads, and the log of plans."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if store.is_local:
+                await stack.enter_async_context(few_threads(app))
+            if plan_log:
+                await stack.enter_async_context(plan_log.lifespan(app))
+            yield
+
+    return lifespan
 
 
 class _Handlers:
@@ -244,14 +264,18 @@ class _Handlers:
         return model
 
     async def _send(self, request: Request, model: StoredModel, digests: Sequence[str]) -> Response:
+        segments = model.manifest.by_sha256
         for sha256 in digests:
-            if sha256 not in model.manifest.by_sha256:
+            if sha256 not in segments:
                 raise HTTPException(
                     404,
                     f"no segment {short(sha256)} in model {model.manifest.model_id}; its manifest "
                     "lists those there are",
                 )
-        length = sum(model.manifest.by_sha256[sha256].size_bytes for sha256 in digests)
+        # The manifest's own strings: as long as a device takes to fetch hundreds of segments, its
+        # request would hold them.
+        digests = [segments[sha256].sha256 for sha256 in digests]
+        length = sum(segments[sha256].size_bytes for sha256 in digests)
         etag = f'"{digests[0] if len(digests) == 1 else digest(",".join(digests).encode())}"'
         headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Accept-Ranges": "bytes"}
         if is_unmodified(request.headers.get("if-none-match"), etag):

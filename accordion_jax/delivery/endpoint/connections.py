@@ -31,6 +31,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to look after it."""
         super().connection_made(transport)
+        # What a device does not take waits here once, and not for as long as there is room.
+        transport.set_write_buffer_limits(high=0)
         self._unsent = 0
         self._still_since, self._idle_since = self.loop.time(), next(_ORDER)
         self._looking = self.loop.call_later(_LOOK_EVERY_S, self._look)

@@ -1,10 +1,8 @@
 """The endpoint as a process: listens on an address, and serves until it is told to stop."""
 
-import ctypes
-import gc
+import logging
 import os
 import socket
-import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -16,10 +14,11 @@ except ImportError:  # Windows has no such limit
     resource = None  # type: ignore[assignment]
 
 from accordion_jax.delivery.endpoint.connections import Connection
+from accordion_jax.delivery.endpoint.memory import given_back
 from accordion_jax.delivery.errors import DeliveryError
 
 _MOST_FILES = 65536
-_GIVE_BACK_EVERY_S = 15.0
+_BACKLOG = 2048
 
 
 def serve(
@@ -40,35 +39,32 @@ def serve(
     files = _raise_limit_of_files()
     config = uvicorn.Config(
         app,
+        # Not uvloop where it happens to be there: it takes one new connection in a round of the
+        # loop, so that whoever asks for the health waits for a thousand rounds behind a crowd.
+        loop="asyncio",
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         # h11 is a little slower than httptools, but bounds the size of a request's head (64 KB). A
         # connection takes a file, and so may the answer on it.
         http=type("BoundedConnection", (Connection,), {"most": max(files // 2 - 64, 16)}),
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=grace_s,
     )
+    # Whoever sends garbage again and again would fill the disk with lines about it.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_fault_of_a_peer)
     with _listen(host, port) as listener:
         host, port = listener.getsockname()[:2]
         address = f"[{host}]" if ":" in host else host
         on_listening(f"http://{address}:{port}/")
         server = uvicorn.Server(config)
-        ended = threading.Event()
-        threading.Thread(target=_give_back_memory, args=(ended,), daemon=True).start()
-        try:
+        with given_back(lambda: len(server.server_state.connections)):
             server.run(sockets=[listener])
-        finally:
-            ended.set()
 
 
-def _give_back_memory(ended: threading.Event) -> None:
-    """Gives memory back to the system after a crowd has gone: the C library would keep it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    # Always: a crowd may come and go between two looks. It takes some hundredths of a second.
-    while not ended.wait(_GIVE_BACK_EVERY_S):
-        gc.collect()
-        if trim is not None:
-            trim(0)
+def _is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.WARNING or record.module != "h11_impl"
 
 
 def _raise_limit_of_files() -> int:
@@ -86,7 +82,11 @@ def _raise_limit_of_files() -> int:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        # Each connection inherits it. asyncio sets it only on sockets that were made for TCP by
+        # its number, and else the body of each small answer waits 40 ms behind its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         # Errors of names have numbers of their own, which os.strerror does not know.
         of_name = isinstance(error, socket.gaierror)

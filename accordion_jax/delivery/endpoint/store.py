@@ -60,7 +60,7 @@ class StoredModel:
 
 
 class BundleStore:
-    """The bundles under one folder or URL. Safe to use from several threads."""
+    """The bundles under one folder or URL: files here if `is_local`. For several threads."""
 
     def __init__(self, url: str, *, refresh_s: float = 1.0):
         """Opens the storage; reads nothing yet.
@@ -81,7 +81,7 @@ class BundleStore:
                 without_secrets(f"bundles={url!r} cannot be opened: {error}")
             ) from error
         self._root = root.rstrip("/")
-        self._is_local = "file" in _protocols(self._fs)
+        self.is_local = "file" in _protocols(self._fs)
         self._lock = threading.Lock()
         self._models: dict[str, StoredModel] = {}
         self._skipped: dict[str, str] = {}
@@ -197,7 +197,7 @@ class BundleStore:
             except Exception as error:  # fsspec's file systems have no common error
                 raise StorageError(without_secrets(f"{path} cannot be read: {error}")) from error
             self._check_segment(model, segment, found)
-            if not self._is_local:
+            if not self.is_local:
                 self._checked.add(key)
 
     def _check_segment(
@@ -217,7 +217,7 @@ class BundleStore:
 
     def _is_ours(self, found: Mapping[str, Any]) -> bool:
         """Whether an entry is a regular file within the folder of bundles."""
-        if not self._is_local:
+        if not self.is_local:
             return found.get("type") == "file"
         if not found.get("islink"):
             return found.get("type") == "file"
@@ -269,8 +269,10 @@ class BundleStore:
                     first += len(data)
                     # Small segments go out together: each chunk costs a change of threads.
                     if gathered == most:
-                        yield b"".join(parts)
-                        parts, gathered, most = [], 0, chunk_bytes()
+                        # A device may take its time; what a chunk was made of does not wait too.
+                        parts, data, gathered = [b"".join(parts)], b"", 0
+                        yield parts.pop()
+                        most = chunk_bytes()
         if parts:
             yield b"".join(parts)
 
@@ -324,7 +326,7 @@ class BundleStore:
     def _look_at_releases(self) -> None:
         """A release may come, or be replaced, while its bundle stays as it is."""
         now, missing = time.monotonic(), self._models.keys() - self._release_stamps.keys()
-        every_s = self._refresh_s * (1 if self._is_local else _RELEASES_EVERY)
+        every_s = self._refresh_s * (1 if self.is_local else _RELEASES_EVERY)
         if not missing and now - self._releases_at < every_s:
             return
         releases, stamps, bad = {}, {}, {}

@@ -47,7 +47,7 @@ def test_each_device_gets_the_right_bytes_and_the_health_is_answered(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_stalled_readers_hold_little_memory(tmp_path):
-    """A thousand of them hold five times as much; a tenth of them, half."""
+    """A thousand of them hold five times as much, and leave most of it when they go."""
     bundle = write_bundle(tmp_path, **make_parts(blocks=3, width=1200))  # 23 MB
     manifest = read_manifest(bundle)
     stream = stream_url(manifest, manifest.segments)
@@ -64,7 +64,8 @@ def test_stalled_readers_hold_little_memory(tmp_path):
             await readers
 
         asyncio.run(stall())
-        assert 0 < most - before < 45e6
+        assert 0 < most - before < 35e6
+        wait_until(lambda: rss_bytes(pid) - before < 15e6)
         assert request(f"http://{address[0]}:{address[1]}", "/healthz")[0].status == 200
 
 
@@ -128,7 +129,12 @@ def test_one_that_asks_again_and_again_is_kept(bounded, monkeypatch):
         until = time.monotonic() + 2.5
         while time.monotonic() < until:
             connection.sendall(asked)
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            answer = b""
+            while not answer.endswith(b"]}"):
+                data = connection.recv(1 << 16)
+                assert data
+                answer += data
+            assert answer.startswith(b"HTTP/1.1 200")
             time.sleep(0.05)
 
 
