@@ -102,7 +102,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the bootstrap, and of the starts of 
 _OUT = flags.DEFINE_string("out", None, "FILE.json to write; the picture is FILE.png.")
 
 _SOURCE = ("table", "bundle", "overhead_bytes")
-_LINKS = ("traces", "link_model", "deadline_s", "round_trip_s")
+_MEASURED = ("traces", "deadline_s", "round_trip_s")
+_LINKS = ("link_model", *_MEASURED)
 _MIX = ("full_probability", "floor", "min_depth", "out")
 # Sub-command -> the flags that it takes.
 _TAKES = {
@@ -110,7 +111,7 @@ _TAKES = {
     "demand": (*_SOURCE, "max_error", "max_bytes", "log", "model", *_MIX),
     "mix": _MIX,
     "evaluate": ("overhead_bytes", *_LINKS, "classes", "reference", "seed", "out"),
-    "guarantee": (*_SOURCE, *_LINKS, "confidence", "content", "block_s", "seed"),
+    "guarantee": (*_SOURCE, *_MEASURED, "confidence", "content", "block_s", "seed"),
     "convergence": ("errors", "under"),
 }
 
@@ -139,16 +140,23 @@ def main(argv: Sequence[str]) -> None:
     commands[name](list(argv[2:]))
 
 
+def _one_of(*choice: flags.FlagHolder) -> flags.FlagHolder:
+    """The flag that is given, where it is one alone."""
+    given = [each for each in choice if each.value]
+    if len(given) != 1:
+        wanted, got = (", ".join(f"--{each.name}" for each in some) for some in (choice, given))
+        raise app.UsageError(f"give one of {wanted}; got {got or 'none'}")
+    return given[0]
+
+
 def _source() -> tuple[LookupTable, Method, dict[str, str]]:
     """Table, sizes as they arrive, and digests of what was read."""
-    if _BUNDLE.value is not None and _TABLE.value is None:
-        manifest = read_manifest(_BUNDLE.value)
-        digests = {"model_id": manifest.model_id}
-        return manifest.table, accordion(manifest, manifest_bytes(manifest)), digests
-    if _TABLE.value is None or _BUNDLE.value is not None:
-        raise app.UsageError("give --table or --bundle")
-    table = LookupTable.read(_TABLE.value)
-    path = pathlib.Path(_TABLE.value)
+    given = _one_of(_TABLE, _BUNDLE)
+    if given is _BUNDLE:
+        manifest = read_manifest(given.value)
+        method = accordion(manifest, manifest_bytes(manifest))
+        return manifest.table, method, {"model_id": manifest.model_id}
+    table, path = LookupTable.read(given.value), pathlib.Path(given.value)
     return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
 
 
@@ -163,11 +171,10 @@ def _method(table: LookupTable) -> Method:
 
 def _links() -> tuple[Sequence[Arrivals], str, dict[str, str]]:
     """Links, what to call them, and digests of what was read."""
-    if _LINK_MODEL.value is not None and _TRACES.value is None:
-        return [parse_model(_LINK_MODEL.value)], _LINK_MODEL.value, {}
-    if _TRACES.value is None or _LINK_MODEL.value is not None:
-        raise app.UsageError("give --traces or --link_model")
-    paths = find_traces(_TRACES.value)
+    given = _one_of(_TRACES, _LINK_MODEL)
+    if given is _LINK_MODEL:
+        return [parse_model(given.value)], given.value, {}
+    paths = find_traces(given.value)
     links = [Link(read_trace(path)) for path in paths]
     return links, f"{len(links)} recorded link{'s' * (len(links) > 1)}", file_digests(*paths)
 
@@ -210,12 +217,10 @@ def _link(_names: list[str]) -> None:
 
 def _demand(_names: list[str]) -> None:
     table, _, digests = _source()
-    given = [each for each in (_MAX_ERROR, _MAX_BYTES, _LOG) if each.value]
-    if len(given) != 1:
-        raise app.UsageError("give one of --max_error, --max_bytes and --log")
+    given = _one_of(_MAX_ERROR, _MAX_BYTES, _LOG)
     said = []
-    if _LOG.value:
-        paths = find_plan_logs(_LOG.value)
+    if given is _LOG:
+        paths = find_plan_logs(given.value)
         logged = read_plan_log(paths, _MODEL.value)
         demands, digests = logged.demands, digests | file_digests(*paths)
         title = f"{sum(logged.requirements.values()):,} plans of the endpoint's log"
@@ -224,10 +229,8 @@ def _demand(_names: list[str]) -> None:
                 f"passed over {logged.foreign} foreign line(s) of the log; {logged.first_foreign}"
             )
     else:
-        field = "max_error" if _MAX_ERROR.value else "max_bytes"
-        items = _MAX_ERROR.value or _MAX_BYTES.value or []
-        demands = histogram(items, field)
-        title = f"demand: {field} {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
+        items, demands = given.value, histogram(given.value, given.name)
+        title = f"demand: {given.name} {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
     answered = smallest_that_satisfies(table, demands)
     facts = {
         "fitted_to": "demand",
@@ -258,14 +261,18 @@ def _mix(names: list[str]) -> None:
                 f"{path} is a policy of another ladder ({theirs[0][0]} to {theirs[-1][0]}) than "
                 f"{pairs[0][2]} ({mine[0][0]} to {mine[-1][0]}); fit both with one table"
             )
-    facts: dict[str, Any] = {
-        "fitted_to": "mix",
-        "mixed": [[path.name, weight] for _, weight, path in pairs],
-    }
+    mixed = [[path.name, weight] for _, weight, path in pairs]
+    facts: dict[str, Any] = {"fitted_to": "mix", "mixed": mixed}
     title = "mixture of " + ", ".join(f"{weight:.2g} {path.stem}" for _, weight, path in pairs)
     parts = [(np.array(each.probabilities), weight) for each, weight, _ in pairs]
     digests = file_digests(*(path for *_, path in pairs))
     _write(first, parts, facts, digests, title, names=names)
+
+
+def _out() -> pathlib.Path:
+    if not _OUT.value or not _OUT.value.endswith(".json"):
+        raise app.UsageError(f"give --out=FILE.json; got {_OUT.value!r}")
+    return pathlib.Path(_OUT.value)
 
 
 def _write(
@@ -278,8 +285,7 @@ def _write(
     names: Sequence[str] = (),
 ) -> None:
     """Mixes, writes the file and its chart, and says what was done."""
-    if not _OUT.value or not _OUT.value.endswith(".json"):
-        raise app.UsageError(f"give --out=FILE.json; got {_OUT.value!r}")
+    path = _out()
     check_that_pictures_can_be_drawn()
     policies, weights = [part for part, _ in parts], [weight for _, weight in parts]
     entries = ladder.rows if isinstance(ladder, LookupTable) else ladder.entries
@@ -297,7 +303,6 @@ def _write(
     line = shlex.join(["python", "-m", "accordion_jax.policy", facts["fitted_to"], *names, *texts])
     provenance = {"command": line, "inputs_sha256": dict(digests)}
     found = PolicyFile.like(ladder, probabilities.tolist(), facts=facts, provenance=provenance)
-    path = pathlib.Path(_OUT.value)
     found.write(path)
     bars = [f"{entry.name}\n{entry.size_bytes / 1e3:,.0f} kB" for entry in found.entries]
     chart = path.with_suffix(".png")
@@ -310,6 +315,7 @@ def _write(
 def _evaluate(names: list[str]) -> None:
     if _CLASSES.value is None:
         raise app.UsageError("give --classes: without a model the error is 1 - 1/classes")
+    path = None if _OUT.value is None else _out()
     # Here, not above: it loads JAX, which no other part of this command needs.
     from accordion_jax import evaluation
 
@@ -334,8 +340,7 @@ def _evaluate(names: list[str]) -> None:
         seed=_SEED.value,
     )
     print(markdown(rows, error_name, _REFERENCE.value))
-    if _OUT.value:
-        path = pathlib.Path(_OUT.value)
+    if path is not None:
         chart = path.with_suffix(".png")
         title = f"{title}\n{name}; 95 % intervals (bootstrap over links)"
         charts.draw_expected_errors(chart, rows, error_name=error_name, title=title)

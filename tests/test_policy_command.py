@@ -168,9 +168,9 @@ def test_a_guarantee_is_printed_with_what_it_assumes(table, traces, capsys):
         (("link", "--log=x"), "link has no flag --log; it takes --table"),
         (("link", "more"), r"link takes flags alone; got \['more'\]"),
         (("mix",), "mix names at least one file or run"),
-        (("link", "--out=x.json"), "give --table or --bundle"),
-        (("link", "--table={table}", "--bundle=x"), "give --table or --bundle"),
-        (("link", "--table={table}"), "give --traces or --link_model"),
+        (("link", "--out=x.json"), "give one of --table, --bundle; got none"),
+        (("link", "--table={table}", "--bundle=x"), "; got --table, --bundle"),
+        (("link", "--table={table}"), "give one of --traces, --link_model; got none"),
         (("link", "--table={table}", "--traces={traces}"), "give --deadline_s"),
         (
             ("link", "--table={table}", "--traces={traces}", "--deadline_s=0.1:0.5,0.3:0.4"),

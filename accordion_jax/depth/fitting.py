@@ -35,7 +35,7 @@ def best_that_arrives(arrival: npt.ArrayLike) -> tuple[np.ndarray, float]:
     if shares.sum() <= 0:
         raise ValueError(
             "not even the smallest configuration arrives in time, in any case: allow a longer "
-            "deadline, or send a smaller model"
+            "deadline, take a faster link, or send a smaller model"
         )
     return shares / shares.sum(), float(1 - arrival[0])
 
@@ -100,7 +100,7 @@ def smallest_that_satisfies(table: LookupTable, demands: Mapping[Demand, float])
     """
     total = math.fsum(demands.values())
     if not total > 0:
-        raise ValueError("there are no demands; give at least one")
+        raise ValueError("there are no demands with a share above 0; give at least one")
     weights, unreached, unserved = np.zeros(len(table)), 0.0, 0.0
     for demand, weight in demands.items():
         within = [

@@ -149,7 +149,7 @@ class PolicyFile:
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise ValueError(
                 f"{source} is no policy file (wanted 'format': {FORMAT!r}); python -m "
-                "accordion_jax.policy writes one"
+                "accordion_jax.policy link (or demand) writes one"
             )
         try:
             entries = tuple(_entry(each) for each in document["configurations"])
@@ -182,7 +182,8 @@ class PolicyFile:
         path = pathlib.Path(path)
         if not path.is_file():
             raise FileNotFoundError(
-                f"no policy file at {str(path)!r}; python -m accordion_jax.policy writes one"
+                f"no policy file at {str(path)!r}; python -m accordion_jax.policy link (or demand) "
+                "writes one"
             )
         try:
             return cls.from_json(path.read_text(encoding="utf-8"), str(path))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_MOST_CHANGES = 1e6
+_MOST_CHANGES = 1e6  # mean of a Poisson variable, beyond which its law is not summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,12 @@ class OnOff:
                 found.append(0.0)
             else:
                 off, back = needed_s / self.on_s, (window_s - needed_s) / self.off_s
+                if max(off, back) > _MOST_CHANGES:
+                    raise ValueError(
+                        f"link model {self.name!r} goes on and off {max(off, back):.3g} times "
+                        "within a deadline, so that it carries its mean rate all the time; use "
+                        f"constant:rate_bps={self.rate_bps * is_on:.6g}"
+                    )
                 at_most = _poisson_at_most(off, back)
                 found.append(is_on * at_most[0] + (1 - is_on) * at_most[1])
         return np.array(found)
@@ -79,11 +85,6 @@ class OnOff:
 
 def _poisson_at_most(mean_a: float, mean_b: float) -> tuple[float, float]:
     """(P(A <= B), P(A < B)) of independent Poisson variables."""
-    if max(mean_a, mean_b) > _MOST_CHANGES:
-        raise ValueError(
-            f"a link that goes on and off {max(mean_a, mean_b):.3g} times within a deadline is one "
-            "of its mean rate: use model constant"
-        )
     top = int(max(mean_a, mean_b) + 12 * math.sqrt(max(mean_a, mean_b)) + 40)
     counts = np.arange(top + 1)
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(counts[1:]))])
@@ -125,14 +126,19 @@ def rician(bandwidth_hz: float, snr_db: float, k_db: float) -> Callable[[float],
     """The same under Rician fading: `k_db` is the power of the direct path over that of the rest.
 
     The power beyond y has probability Q1(sqrt(2 K), sqrt(2 (1 + K) y / mean)), Marcum's function,
-    which is P(B <= A) of Poisson variables of means K and (1 + K) y / mean.
+    which is P(B <= A) of Poisson variables of means K and (1 + K) y / mean. With next to no fading,
+    K above a million or so, the amplitude is normal: Q1(a, b) is Q(b - a - 1 / (2 a)), to 1 / a^2.
     """
     mean, factor = 10 ** (snr_db / 10), 10 ** (k_db / 10)
 
     def exceeds(rate: float) -> float:
         power = (1 + factor) * _shannon_snr(rate, bandwidth_hz) / mean
-        # Beyond it nothing is left, and the sum would be long.
-        return _poisson_at_most(power, factor)[0] if power < 100 * (1 + factor) + 1e4 else 0.0
+        if power >= 100 * (1 + factor) + 1e4:
+            return 0.0  # Nothing is left there, and the sum would be long.
+        if max(power, factor) > _MOST_CHANGES:
+            a, b = math.sqrt(2 * factor), math.sqrt(2 * power)
+            return 0.5 * math.erfc((b - a - 0.5 / a) / math.sqrt(2))
+        return _poisson_at_most(power, factor)[0]
 
     return exceeds
 

@@ -58,6 +58,20 @@ def test_rician_faded_capacity_is_a_noncentral_chi_square(k_db):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("k_db", [55, 61, 75, 100])
+def test_with_next_to_no_fading_rician_is_shannon_capacity_with_a_narrow_normal(k_db):
+    # Rates about the capacity, in standard deviations of the amplitude.
+    factor, snr, z = 10 ** (k_db / 10), 10.0, np.array([-6.0, -2.0, -0.5, 0.0, 1.0, 3.0])
+    power = (math.sqrt(2 * factor) + z) ** 2
+    rates = 5e6 * np.log2(1 + snr * power / 2 / (1 + factor))
+    model = parse_model(f"rician:bandwidth_hz=5e6,snr_db=10,k_db={k_db}")
+    found = [model.exceeds(rate) for rate in rates.tolist()]
+    np.testing.assert_allclose(found, scipy.stats.norm.sf(z), atol=0.5 / math.sqrt(factor))
+    if k_db < 65:  # beyond it the reference itself is not exact
+        expected = scipy.stats.ncx2(2, 2 * factor).sf(power)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_without_a_direct_path_rician_is_rayleigh():
     rician = exceeds("rician:bandwidth_hz=5e6,snr_db=10,k_db=-100")
     np.testing.assert_allclose(rician, exceeds("rayleigh:bandwidth_hz=5e6,snr_db=10"), rtol=1e-6)
@@ -111,5 +125,5 @@ def test_what_is_no_model_is_told_in_words(text, message):
 
 
 def test_a_link_that_flickers_is_refused_rather_than_summed_for_ever():
-    with pytest.raises(ValueError, match=r"times within a deadline is one of its mean rate"):
+    with pytest.raises(ValueError, match=r"times within a deadline.*use constant:rate_bps=500000$"):
         parse_model("onoff:rate_bps=1e6,on_s=1e-9,off_s=1e-9").arrival([1000], 1.0)
