@@ -43,9 +43,12 @@ def command_alone(name: str) -> Iterator[ModuleType]:
     module = f"accordion_jax.{name}"
     loaded, ours = sys.modules.pop(module, None), vars(flags.FLAGS)
     before = dict(ours)
+    fresh, defined = flags.FlagValues(), flags.FLAGS.flags_by_module_dict()
+    for each in [*defined.get("absl.app", ()), *defined.get("absl.logging", ())]:
+        fresh[each.name] = each  # which all commands have
     try:
         ours.clear()
-        ours.update(vars(flags.FlagValues()))
+        ours.update(vars(fresh))
         yield importlib.import_module(module)
     finally:
         ours.clear()
