@@ -1,5 +1,6 @@
 """How a command is called and fails: here, flags that have new names."""
 
+import os
 import subprocess
 import sys
 
@@ -46,3 +47,12 @@ def test_help_lists_no_old_names():
     assert finished.returncode == 0
     assert "--budget_s" in finished.stdout
     assert "budget_minutes" not in finished.stdout
+
+
+def test_a_terminal_of_another_encoding_shows_what_it_can():
+    program = "from accordion_jax.system import command; command.run(lambda _: print('a → b'))"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a ? b\n", b"")
