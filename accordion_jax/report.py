@@ -73,6 +73,16 @@ def _macs_for(table: LookupTable, column: str) -> float | None:
     return None if row is None else row.macs / 1e6
 
 
+def _as_trained(table: LookupTable) -> LookupTable:
+    """The table without rows of depths that training never saw, where it saw only one."""
+    facts = table.provenance
+    if facts.get("policy", {}).get("name") != "only":
+        return table
+    depth = facts["config"]["policy"]["depth"]
+    rows = tuple(row for row in table.rows if row.depth == depth)
+    return LookupTable(rows, facts) if rows else table
+
+
 def _share(column: str) -> float:
     return float(column.removesuffix(" %")) / 100
 
@@ -99,7 +109,7 @@ def main(argv: list[str]) -> None:
         for value in flag.value:
             if not value.replace(".", "", 1).isdigit() or not 0 < float(value) <= 100:
                 raise app.UsageError(f"--{flag.name}: {value!r} is not a per cent in (0, 100]")
-    tables = [LookupTable.read(pathlib.Path(path)) for path in argv[1:]]
+    tables = [_as_trained(LookupTable.read(pathlib.Path(path))) for path in argv[1:]]
     error_name = evaluation.error_name(tables)
     article = "an" if error_name[:1] in "aeiou" else "a"
     by_label = evaluation.group_seeds(tables)

@@ -227,6 +227,16 @@ def test_the_largest_depth_is_compared_with_a_reference(call, tmp_path):
         call(*runs, f"--out={tmp_path}/figure.png", "--reference=net")
 
 
+def test_of_one_depth_that_was_trained_alone_only_that_one_counts(call, tmp_path):
+    facts = {"policy": {"name": "only"}}
+    run = write_run(tmp_path / "a", (900, 500, 300, 800), facts=facts, policy={"depth": 2})
+    at_shares, *_, behind = tables_in(
+        call(run, f"--out={tmp_path}/f.png", "--reference=mine on digits")
+    )
+    assert at_shares["mine on digits"] == ["1", "-", "-", "30.00 %", "30.00 %", "30.00 %"]
+    assert behind["mine on digits"] == ["1", "30.00 %", "0.00 %"]
+
+
 @pytest.mark.parametrize(
     ("labels", "title", "left"),
     [
