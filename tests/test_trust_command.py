@@ -5,7 +5,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 
+import httpx
 import pytest
 from absl import app, flags
 
@@ -72,6 +74,10 @@ def test_from_a_key_to_a_device_that_refuses(trust, tmp_path, run_command):
         assert words in done.stdout
         assert f"model        {new.name[:16]}" in done.stdout
         shutil.rmtree(new)
+        gives_up = time.monotonic() + 60
+        while httpx.get(f"{url}/v1/models").json()["models"][0]["model_id"] != old.name:
+            assert time.monotonic() < gives_up  # the endpoint looks into its folder now and then
+            time.sleep(0.1)
         refused = fetch(url)
         assert "problem: the release that http" in refused.stderr
         assert "an older model is offered as new" in refused.stderr
