@@ -34,8 +34,9 @@ METHODS = {
     "two-thirds": {"policy.name": "only"},
 }
 
-# Method -> time of its mean step over the plain network's, of ResNet-20 on two CPU cores, by
-# python -m benchmarks.training.objectives --depth_n=3 --batch_size=128
+# Method -> time of its mean step over the plain network's, of ResNet-20 on two CPU cores. Of drawn
+# and single depths: the steps of benchmarks.training.depths --depth_n=3 --depths=9, weighted by the
+# policy. Of the other objectives: near the ratios of the processor's time in docs/measurements.md.
 COSTS = {
     "resnet": 1.0,
     "coml-05": 0.813,

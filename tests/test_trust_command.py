@@ -15,11 +15,12 @@ from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.delivery.trust.documents import RELEASE_NAME, TrustFile
-from tests.commands import call_main
 from tests.delivery.endpoints import running_endpoint
 from tests.delivery.resnets import write_resnet
-from tests.delivery.signing import release_of
+from tests.delivery.signing import release_of, trust
 from tests.delivery.toys import make_parts
+
+__all__ = ["trust"]
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +34,6 @@ def unsigned(tmp_path_factory):
 @pytest.fixture
 def bundles(unsigned, tmp_path):
     return [shutil.copytree(each, tmp_path / "bundles" / each.name) for each in unsigned]
-
-
-@pytest.fixture
-def trust(tmp_path, monkeypatch, capsys):
-    """Runs the command in a folder of its own; returns what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        call_main("trust", *arguments)
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture

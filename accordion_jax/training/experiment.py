@@ -161,7 +161,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Expe
             f"config.train.batch_size={batch_size} is not divisible by {devices} devices; "
             f"nearest: {nearest}"
         )
-    objective = _make_objective(config)
+    objective = make_objective(config.objective.name, **objective_arguments(config))
     train = data.load(
         config.data.name, "train", data_dir=config.data.dir or None, holdout=config.data.holdout
     )
@@ -210,13 +210,10 @@ def _make_model(
     )
 
 
-def _make_objective(config: ml_collections.ConfigDict) -> Objective:
-    """The objective that the config names, with its fields."""
+def objective_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the fields of ``config.objective`` that belong to the objective it names."""
     name = config.objective.name
-    known = objective_fields(name)
-    return make_objective(
-        name, **config_lib.own_fields(config, "objective", known, f"objective {name!r}")
-    )
+    return config_lib.own_fields(config, "objective", objective_fields(name), f"objective {name!r}")
 
 
 def _make_policy(config: ml_collections.ConfigDict, ladder: Ladder) -> Policy:

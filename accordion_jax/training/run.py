@@ -19,8 +19,8 @@ from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, POLICY_FILE
 from accordion_jax.system.files import read_json, write_json
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
-from accordion_jax.training.experiment import Experiment
-from accordion_jax.training.objective import objective_fields, objective_state
+from accordion_jax.training.experiment import Experiment, objective_arguments
+from accordion_jax.training.objective import objective_state
 from accordion_jax.training.optimizer import make_optimizer
 from accordion_jax.training.state import Tree, example_spec, state_shapes
 
@@ -57,7 +57,10 @@ def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
         "scheme": config.scheme,
         "full_probability": experiment.policy.probabilities[-1],
         "policy": {"name": config.policy.name, "digest": experiment.policy.describe()["digest"]},
-        "objective": _objective(config),
+        "objective": {
+            "name": config.objective.name,
+            **config_lib.to_jsonable(ml_collections.ConfigDict(objective_arguments(config))),
+        },
         "dataset": config.data.name,
         "split": config.sweep.split,
         "seed": config.seed,
@@ -69,14 +72,6 @@ def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
         "config": config_lib.to_jsonable(config),
         "versions": versions(),
     }
-
-
-def _objective(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Name and fields of the objective, those that are passed over left out."""
-    name = config.objective.name
-    known = objective_fields(name)
-    own = config_lib.own_fields(config, "objective", known, f"objective {name!r}")
-    return {"name": name, **config_lib.to_jsonable(ml_collections.ConfigDict(own))}
 
 
 def claim_workdir(workdir: str | os.PathLike, experiment: Experiment, *, write: bool) -> None:

@@ -4,10 +4,13 @@ import dataclasses
 import datetime
 import shutil
 
+import pytest
+
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.trust import ed25519, issuing
 from accordion_jax.delivery.trust.documents import RELEASE_NAME, ReleaseFile, TrustFile
 from accordion_jax.delivery.trust.statements import Release, SignedRelease
+from tests.commands import call_main
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -96,3 +99,16 @@ def release_of(bundle):
 def write_release(bundle, document):
     content = document if isinstance(document, bytes) else document.to_bytes()
     (bundle / RELEASE_NAME).write_bytes(content)
+
+
+@pytest.fixture
+def trust(tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder of its own; returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        capsys.readouterr()
+        call_main("trust", *arguments)
+        return capsys.readouterr().out
+
+    return run

@@ -22,11 +22,11 @@ from accordion_jax.delivery.trust.pins import Pins
 from tests.commands import ROOT, call_main
 from tests.delivery.checks import in_use
 from tests.delivery.live import serving
-from tests.delivery.signing import DAY, NOW, Line, offer, release_of, write_release
+from tests.delivery.signing import DAY, NOW, Line, offer, release_of, trust, write_release
 from tests.delivery.toys import make_parts
 from tests.remedies.refusals import refused
 
-__all__ = ["make_device"]
+__all__ = ["make_device", "trust"]
 
 from tests.delivery.conftest import make_device
 
@@ -49,19 +49,6 @@ def bundles(unsigned, tmp_path):
 @pytest.fixture
 def line(tmp_path):
     return Line.start(tmp_path)
-
-
-@pytest.fixture
-def trust(tmp_path, monkeypatch, capsys):
-    """Runs the command in a folder of its own; returns what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        capsys.readouterr()
-        call_main("trust", *arguments)
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture
