@@ -85,12 +85,17 @@ class Head:
             offset,
         )
 
-    def to_bytes(self) -> bytes:
-        """Returns it as it is sent: the same bytes for the same head."""
-        manifest, release = (
-            b"" if part is None else zlib.compress(part, 9)
-            for part in (self.manifest, self.release)
-        )
+    def to_bytes(self, packed: bytes | None = None) -> bytes:
+        """Returns it as it is sent: the same bytes for the same head.
+
+        Args:
+          packed: what `pack` made of the manifest, where that was done before.
+        """
+        manifest, release = b"", b""
+        if self.manifest is not None:
+            manifest = packed or pack(self.manifest)
+        if self.release is not None:
+            release = pack(self.release)
         count = len(self.places)
         model_id = bytes.fromhex(self.model_id)
         fixed = _HEAD.pack(
@@ -127,6 +132,11 @@ class Head:
                 f"{source} leaves out {self.offset} bytes of a segment; it has {most}"
             )
         return found
+
+
+def pack(document: bytes) -> bytes:
+    """Returns a document as it is in a front."""
+    return zlib.compress(document, 9)
 
 
 def read_head(take: Callable[[int], bytes], source: str) -> Head:

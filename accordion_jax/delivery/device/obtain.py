@@ -115,7 +115,7 @@ def _opening(
     held, part = frozenset[str](), None
     if kept is not None:
         held = frozenset(sha256 for sha256 in kept.by_sha256 if cache.path(sha256).exists())
-        first = next((sha256 for sha256 in kept.by_sha256 if sha256 not in held), None)
+        first = next((s.sha256 for s in kept.segments if s.sha256 not in held), None)
         if first is not None and (received_bytes := cache.received_bytes(first)):
             part = first, received_bytes
     return Opening(

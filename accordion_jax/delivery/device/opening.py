@@ -40,7 +40,7 @@ class Opening:
             "requirements": None if self.requirements is None else self.requirements.to_dict(),
             "manifest": self.known,
             "held": sorted(self.held) or None,
-            "part": dict(zip(("sha256", "received_bytes"), self.part)) if self.part else None,
+            "part": self.part and {"sha256": self.part[0], "received_bytes": self.part[1]},
             "release": self.wants_release or None,
         }
         return json.dumps({k: v for k, v in document.items() if v is not None}).encode()

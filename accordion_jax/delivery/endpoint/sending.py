@@ -135,7 +135,7 @@ class Sender:
             stop = sum(segment.size_bytes for segment in whole)
             head = Head.of(
                 model.manifest, whole, release=release, offset=start, is_known=is_known
-            ).to_bytes()
+            ).to_bytes(model.packed_body)
             digests = [segment.sha256 for segment in whole]
             is_small = len(head) + stop - start <= SMALL_BYTES
             content = self._store.read(model, digests, start, stop) if is_small else ()
