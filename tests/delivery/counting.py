@@ -17,6 +17,7 @@ class Count:
         first bytes of the client, and each that follow on bytes of the server.
       sent_bytes: of the client.
       received_bytes: of the server, headers included.
+      answers: of each connection, all that the server sent.
       most_bytes: of the server that may pass; what is more waits until `let_go`.
     """
 
@@ -24,6 +25,7 @@ class Count:
     turns: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
+    answers: list = dataclasses.field(default_factory=list)
     most_bytes: float = float("inf")
     changed: threading.Condition = dataclasses.field(default_factory=threading.Condition)
 
@@ -31,10 +33,6 @@ class Count:
         with self.changed:
             self.most_bytes = float("inf")
             self.changed.notify_all()
-
-    def wait_for_bytes(self, count):
-        with self.changed:
-            assert self.changed.wait_for(lambda: self.received_bytes >= count, 60)
 
 
 @contextlib.contextmanager
@@ -59,8 +57,9 @@ def counting(url, **kwargs):
         with contextlib.suppress(OSError):
             server.shutdown(socket.SHUT_RDWR)
 
-    def downwards(client, server, asking):
-        with contextlib.suppress(OSError):
+    def downwards(client, server, asking, answers):
+        # Closed, not only shut: a server that sends on must see that nobody reads it.
+        with client, server, contextlib.suppress(OSError):
             while data := server.recv(16384):
                 while data:
                     with count.changed:
@@ -69,9 +68,9 @@ def counting(url, **kwargs):
                         piece, data = data[: int(room)], data[int(room) :]
                         asking.clear()
                         count.received_bytes += len(piece)
+                        answers += piece
                         count.changed.notify_all()
                     client.sendall(piece)
-        with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
 
     def accept():
@@ -82,9 +81,10 @@ def counting(url, **kwargs):
                 sockets.extend((client, server))
                 with count.changed:
                     count.connections += 1
+                    count.answers.append(bytearray())
                 asking = threading.Event()
                 start(upwards, client, server, asking)
-                start(downwards, client, server, asking)
+                start(downwards, client, server, asking, count.answers[-1])
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         start(accept)
@@ -99,5 +99,3 @@ def counting(url, **kwargs):
                     each.shutdown(socket.SHUT_RDWR)
     for thread in threads:
         thread.join(60)
-    for each in sockets:
-        each.close()

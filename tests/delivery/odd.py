@@ -40,20 +40,17 @@ class Odd(httpx.BaseTransport):
         self._front = front
 
     def handle_request(self, request):
-        if is_of_front(request.url.path):
-            if self._front is None:
-                return httpx.Response(404, content=b"")
+        has_front = is_of_front(request.url.path) and self._front
+        if has_front or not is_of_front(request.url.path):
             self.requests.append(request)
+        if has_front:
             answer = self._front(request)
-            return httpx.Response(
-                answer.status, headers=answer.headers, stream=_Stream(self, answer.body)
-            )
-        self.requests.append(request)
-        segments = request.url.params.get("segments")
-        path = request.url.path + (f"?segments={segments}" if segments else "")
-        status, headers, body, _ = self.served.answer(path, request.headers.get("Range"))
-        right = Answer(status, headers, body)
-        answer = self._answer(request, right) or right
+        else:
+            segments = request.url.params.get("segments")
+            path = request.url.path + (f"?segments={segments}" if segments else "")
+            status, headers, body, _ = self.served.answer(path, request.headers.get("Range"))
+            right = Answer(status, headers, body)
+            answer = self._answer(request, right) or right
         return httpx.Response(
             answer.status, headers=answer.headers, stream=_Stream(self, answer.body)
         )

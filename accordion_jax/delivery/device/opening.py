@@ -100,11 +100,6 @@ class OpenAnswer:
         self._is_sized = announced == str(whole) and not answers.coding(self._response)
         self._drop_complete()
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of segments that are here, and not read yet."""
-        return len(self._rest)
-
     def goes_on_with(self, segment: Segment, offset: int) -> bool:
         """Whether the next byte is this one of this segment."""
         return bool(self._due) and self._due[0].sha256 == segment.sha256 and self._offset == offset

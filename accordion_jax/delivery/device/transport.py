@@ -138,10 +138,9 @@ class HttpTransport:
             self._opened.close()
         self._opened = answer
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes of segments that are here already, and not read yet."""
-        return self._opened.waiting_bytes if self._opened else 0
+    def is_under_way(self, segment: Segment, offset: int) -> bool:
+        """Whether the answer that is open goes on with this byte of this segment."""
+        return self._opened is not None and self._opened.goes_on_with(segment, offset)
 
     def manifest(
         self,
@@ -310,7 +309,7 @@ class HttpTransport:
         ranges: bool,
     ) -> Iterator[bytes]:
         """Bytes from `offset` on: those that are on the way already, or of a new request."""
-        if self._opened and self._opened.goes_on_with(wanted[0], offset):
+        if self._opened and self.is_under_way(wanted[0], offset):
             return self._opened.read(wanted)
         # The two would share the link.
         self.go_on(None)
