@@ -127,19 +127,18 @@ class Device:
     ) -> Manifest:
         """Gets the manifest, and finds what of the model is on the disk already.
 
-        The answer goes on with segments, which the next fetch reads: it then asks for nothing
-        again. Without a network, the model that was in use from this URL is. Each file is hashed; a
-        damaged one is deleted, and so is missing. Where there is a newer version than the one in
-        use, that stays in use until the first configuration of the newer one has been fetched.
+        The answer goes on with segments, which the next fetch reads. Without a network, the model
+        that was in use from this URL is. Each file is hashed; a damaged one is deleted, and so is
+        missing. Where there is a newer version than the one in use, that stays in use until the
+        first configuration of the newer one has been fetched.
 
         Args:
           model_id: of the model, or ``latest``.
           offline: does not even try the network.
           deadline_s: from now, after which what is kept must do; however the answer comes.
           ask: what the next fetch will ask for, so that an endpoint sends it at once;
-            ``Requirements()`` is the full model. Left out, as where only a deadline is known and
-            not what the link carries, the answer ends with the smallest configuration; so it does
-            from a static server.
+            ``Requirements()`` is the full model. Left out, and from a static server, it sends the
+            smallest configuration.
 
         Returns:
           The manifest of the model in use.
@@ -206,9 +205,10 @@ class Device:
         outcome. What was complete stays in use; the rest stays on the disk, and counts next time.
 
         Args:
-          max_bytes: bound on the bytes received now, those of damaged segments included.
+          max_bytes: bound on the bytes received now, those of damaged segments included. Less than
+            `connect` asked for cannot be had.
           deadline_s: from now. A connection that hangs then is given up at its time-out, which is
-            at most `deadline_s` later; `fetch_by` is exact.
+            at most `deadline_s` later, or that of `connect`; `fetch_by` is exact.
           throughput_bps: what is expected of the link until it is measured; None takes the last
             measured, and before the first one any plan is worth trying.
           max_error: top-1, 0 to 1: stops at the smallest configuration that reaches it.

@@ -148,7 +148,8 @@ class Sender:
             return Response(head + content, 200, headers, media_type=_BYTES)
 
         def chunks() -> Generator[bytes, None, None]:
-            with contextlib.closing(self._chunks(model, digests, start, stop)) as rest:
+            segments = self._chunks(model, digests, start, stop)
+            with contextlib.closing(segments) as rest:  # type: ignore[type-var]
                 # The first segments go out with it: what is sent at once arrives at once.
                 yield head + next(rest, b"")
                 yield from rest
