@@ -61,25 +61,25 @@ class Head:
         manifest: Manifest,
         segments: Sequence[Segment],
         *,
+        document: bytes | None = None,
         release: bytes | None = None,
         offset: int = 0,
-        is_known: bool = False,
     ) -> "Head":
         """Returns the head of segments of a model.
 
         Args:
           manifest: of the model.
           segments: some of its, in the order in which they will follow, each once.
+          document: the manifest as it is sent; None leaves it out.
           release: the document of its release.
           offset: bytes of the first segment that will be left out.
-          is_known: whether to leave the manifest out.
         """
         places: dict[str, int] = {}
         for place, segment in enumerate(manifest.segments):
             places.setdefault(segment.sha256, place)
         return cls(
             manifest.model_id,
-            None if is_known else manifest.to_bytes(),
+            document,
             release,
             tuple(places[segment.sha256] for segment in segments),
             offset,
@@ -204,7 +204,7 @@ def front_bytes(
       release: the document of its release.
     """
     segments = smallest_of(manifest)
-    head = Head.of(manifest, segments, release=release)
+    head = Head.of(manifest, segments, document=manifest.to_bytes(), release=release)
     return b"".join([head.to_bytes(), *(contents(segment.sha256) for segment in segments)])
 
 

@@ -205,8 +205,8 @@ class Device:
         outcome. What was complete stays in use; the rest stays on the disk, and counts next time.
 
         Args:
-          max_bytes: bound on the bytes received now, those of damaged segments included. Less than
-            `connect` asked for cannot be had.
+          max_bytes: bound on the bytes received now, those of damaged segments included. What
+            `connect` asked for may be on its way already.
           deadline_s: from now. A connection that hangs then is given up at its time-out, which is
             at most `deadline_s` later, or that of `connect`; `fetch_by` is exact.
           throughput_bps: what is expected of the link until it is measured; None takes the last

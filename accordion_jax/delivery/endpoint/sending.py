@@ -133,8 +133,9 @@ class Sender:
             if part and whole and part[0] == whole[0].sha256 and part[1] < whole[0].size_bytes:
                 start = part[1]
             stop = sum(segment.size_bytes for segment in whole)
+            document = None if is_known else model.body
             head = Head.of(
-                model.manifest, whole, release=release, offset=start, is_known=is_known
+                model.manifest, whole, document=document, release=release, offset=start
             ).to_bytes(model.packed_body)
             digests = [segment.sha256 for segment in whole]
             is_small = len(head) + stop - start <= SMALL_BYTES

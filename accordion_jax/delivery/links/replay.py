@@ -66,7 +66,8 @@ class Curve:
 
 def head_bytes(manifest: Manifest) -> int:
     """Returns the bytes before the first segment of an answer with the full model: its manifest."""
-    return len(Head.of(manifest, tuple(manifest.by_sha256.values())).to_bytes())
+    segments = tuple(manifest.by_sha256.values())
+    return len(Head.of(manifest, segments, document=manifest.to_bytes()).to_bytes())
 
 
 def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:

@@ -127,7 +127,7 @@ def test_what_is_no_head_is_refused_in_words(data, said):
 def test_a_head_names_segments_of_its_own_manifest():
     head = Head.of(MANIFEST, [MANIFEST.segments[2], MANIFEST.segments[0]], offset=7)
     assert head.segments_of(MANIFEST, "it") == (MANIFEST.segments[2], MANIFEST.segments[0])
-    assert Head.of(MANIFEST, [], is_known=True).manifest is None
+    assert Head.of(MANIFEST, []).manifest is None
     for wrong, said in (
         (Head(ID, None, None), f"of model {ID}, and comes with the manifest of"),
         (Head(MANIFEST.model_id, None, None, (4,)), "place 4; model .* has 4"),
@@ -176,8 +176,11 @@ def test_a_front_of_something_else_is_no_sound_bundle(bundle, tmp_path):
         (right[:-1], "ends after"),
         (right + b"x", "goes on after"),
         (right[: -len(base)] + bytes(len(base)), "segment 'base' is damaged"),
-        (Head.of(manifest, [], is_known=True).to_bytes(), "its manifest is another"),
-        (Head.of(manifest, []).to_bytes(), "other segments than the smallest"),
+        (Head.of(manifest, []).to_bytes(), "its manifest is another"),
+        (
+            Head.of(manifest, [], document=manifest.to_bytes()).to_bytes(),
+            "other segments than the smallest",
+        ),
         (b"", "ends after 0 bytes"),
     ):
         (bundle / "front").write_bytes(wrong)

@@ -82,7 +82,8 @@ def bytes_before_the_second_segment(bundle, *, pinned, all_segments):
     manifest = read_manifest(bundle)
     segments = list({segment.sha256: segment for segment in manifest.segments}.values())
     release = (bundle / "release.json").read_bytes() if pinned else None
-    head = Head.of(manifest, segments if all_segments else segments[:1], release=release)
+    sent = segments if all_segments else segments[:1]
+    head = Head.of(manifest, sent, document=manifest.to_bytes(), release=release)
     return len(head.to_bytes()) + segments[0].size_bytes
 
 

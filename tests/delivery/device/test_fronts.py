@@ -34,12 +34,14 @@ def toy():
     return bundle, manifest, contents
 
 
-def whole(places=(0, 1, 2, 3), offset=0, **kwargs):
+def whole(places=(0, 1, 2, 3), offset=0):
     """A front with these segments, as an endpoint would send it."""
     _, manifest, contents = toy()
     segments = [manifest.segments[place] for place in places]
     body = b"".join(contents[segment.sha256] for segment in segments)
-    return Head.of(manifest, segments, offset=offset, **kwargs).to_bytes() + body[offset:]
+    document = manifest.to_bytes()
+    head = Head.of(manifest, segments, document=document, offset=offset)
+    return head.to_bytes() + body[offset:]
 
 
 def answered(*bodies, headers=None, length=True):
