@@ -293,7 +293,7 @@ def test_what_an_endpoint_says_the_device_has_is_not_taken_on_trust(tmp_path):
     with odd_device(bundle, tmp_path, front=answered(whole(offset=100))) as (device, _):
         device.connect()
         outcome = device.upgrade()
-        assert outcome.configuration == "toy-3"
+        assert (outcome.configuration, outcome.problems) == ("toy-3", ())
         assert_sound(device)
 
 
