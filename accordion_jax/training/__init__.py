@@ -3,7 +3,7 @@
 from accordion_jax.runs.config import run_name, to_jsonable
 from accordion_jax.training.checkpoints import CheckpointError, Checkpoints
 from accordion_jax.training.experiment import Experiment, make_experiment
-from accordion_jax.training.loop import DivergedError, Preempted, train, train_together
+from accordion_jax.training.loop import Preempted, train, train_together
 from accordion_jax.training.metrics import read_metrics
 from accordion_jax.training.objective import OBJECTIVES, Draw, single
 from accordion_jax.training.run import (
@@ -16,7 +16,8 @@ from accordion_jax.training.run import (
 )
 from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.together import Together
-from accordion_jax.training.variants import Variants, cpu_compiler_options
+from accordion_jax.training.variants import Variants, compiler_options
+from accordion_jax.training.window import DivergedError
 
 __all__ = [
     "OBJECTIVES",
@@ -31,7 +32,7 @@ __all__ = [
     "TrainState",
     "Variants",
     "claim_workdir",
-    "cpu_compiler_options",
+    "compiler_options",
     "init_state",
     "load_measured_run",
     "load_run",
