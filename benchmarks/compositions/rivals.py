@@ -130,7 +130,7 @@ def save(folder: pathlib.Path, trained: Trained) -> None:
       trained: its row has at least ``name``, ``form`` and ``model``, JSON-able.
     """
     arrays = {
-        f"{group}:{path}": np.ascontiguousarray(x)
+        f"{group}:{path}": np.asarray(x, order="C")
         for group in _GROUPS
         for path, x in getattr(trained, group).items()
     }
