@@ -317,7 +317,13 @@ _NO_SCHEDULE = Schedule(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 class Judge:
-    """Counts the wrong answers of networks on one data set."""
+    """Counts the wrong answers of networks on one data set.
+
+    Attributes:
+      task: of the data set.
+      examples: how many there are.
+      targets: [examples] int32.
+    """
 
     def __init__(self, dataset: data.Dataset, task: tasks.Task, batch_size: int = 500):
         """Puts the data on the device.
@@ -329,14 +335,21 @@ class Judge:
         """
         self.examples = len(dataset)
         self._size = min(batch_size, self.examples)
-        self._rows, self._targets = jax.device_put((dataset.rows, dataset.targets))
-        self._task = task
-        self._programs: dict[models.Network, Callable] = {}
+        self._rows, self.targets = jax.device_put(dataset.rows), dataset.targets
+        self.task = task
+        self._programs: dict[Any, Callable] = {}
 
     def __call__(self, model: models.Network, variables: Mapping[str, Any]) -> int:
         """Returns how many answers are wrong."""
-        outputs = self.outputs(model, variables)
-        return int(np.sum(self._task.wrong(outputs, np.asarray(self._targets))))
+        return int(np.sum(self.wrong(self.outputs(model, variables))))
+
+    def wrong(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns [..., examples] bool, whether each answer is wrong.
+
+        Args:
+          outputs: [..., examples, classes].
+        """
+        return np.asarray(self.task.wrong(outputs, self.targets))
 
     def outputs(
         self,
@@ -351,11 +364,13 @@ class Judge:
           variables: of it.
           skip_masks: static; if there are any, [masks, examples, classes].
         """
-        program = self._programs.setdefault(
-            (model, skip_masks),  # type: ignore[arg-type]
-            jax.jit(functools.partial(self._answer, model, skip_masks)),
-        )
         on_device = jax.device_put(dict(variables))
+        program = self._programs.get((model, skip_masks))
+        if program is None:
+            answer = jax.jit(functools.partial(self._answer, model, skip_masks))
+            lowered = answer.lower(on_device, self._rows, jnp.int32(0))
+            program = lowered.compile(compiler_options=cpu_compiler_options() or None)
+            self._programs[model, skip_masks] = program
         found = []
         for start in range(0, self.examples, self._size):
             # The last batch begins early where it would not be full.
@@ -373,7 +388,7 @@ class Judge:
         first: jax.Array,
     ) -> jax.Array:
         taken = jax.lax.dynamic_slice_in_dim(rows, first, self._size)
-        images = self._task.prepare(taken.reshape(self._size, *self._task.inputs.shape))
+        images = self.task.prepare(taken.reshape(self._size, *self.task.inputs.shape))
         if skip_masks:
             return model.apply(variables, images, skip_masks=skip_masks, method="truncations")
         return model.apply(variables, images)
