@@ -39,7 +39,7 @@ class Composition:
 def of_plain(model: models.Network, variables: Mapping[str, Any]) -> Iterator[Composition]:
     """Yields the plain network at each precision, and in successive precisions."""
     for bits in PLAIN_BITS:
-        (sent,) = sending.dense(variables, bits)
+        (sent,) = sending.dense(variables, (bits,))
         name = f"float{bits}" if bits > 8 else f"{bits} bits"
         yield Composition(f"plain, {name}", "plain", model, {name: sent})
     for steps in BIT_PLANES:
@@ -62,7 +62,7 @@ def of_rival(trained: rivals.Trained) -> Iterator[Composition]:
     note = "" if error is None else f"float32, held-out images: {100 * error:.2f} %"
     if kind == "quantised":
         bits = trained.row["form"]["bits"]
-        (sent,) = sending.dense(variables, bits, base_bits=8)
+        (sent,) = sending.dense(variables, (bits,), base_bits=8)
         yield Composition(f"{name}, fine-tuned", kind, model, {f"{bits} bits": sent}, note)
         return
     for bits in FEW_BITS:
@@ -71,7 +71,7 @@ def of_rival(trained: rivals.Trained) -> Iterator[Composition]:
         elif kind == "factored":
             sent = sending.factored(trained.form, trained.params, trained.statistics, bits)
         else:
-            (sent,) = sending.dense(variables, bits)
+            (sent,) = sending.dense(variables, (bits,))
         family = {"factored": "low rank", "whole": "small network"}.get(kind, kind)
         yield Composition(f"{name}, {bits} bits", family, model, {f"{bits} bits": sent}, note)
 

@@ -1,7 +1,8 @@
 """What is sent of each network, byte for byte, and what a device then holds.
 
-All norms are folded into the convolutions before them. Names, shapes and the description of the
-network are not counted: rivals get theirs for nothing, and a replay adds Accordion's manifest.
+All norms are folded into the convolutions before them. A rival is one segment, with one code for
+all of its weights. Names, shapes and the description of the network are not counted: rivals get
+theirs for nothing, and a replay adds Accordion's manifest.
 """
 
 import dataclasses
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.delivery.bundle.folding import fold_norms
-from accordion_jax.delivery.bundle.precision import at_bits
 from benchmarks.compositions.forms import Flat, Form, flatten, is_block_kernel, unflatten
 from benchmarks.compositions.sparse import read_sparse, write_sparse
+from benchmarks.compositions.wire import path_of, through, to_arrays, to_variables, unit_of
 
 BASE = ("stem", "head")
 
@@ -32,40 +33,33 @@ class Sent:
 
 
 def dense(
-    variables: Mapping[str, Any],
-    bits: int | Sequence[int],
-    *,
-    base_bits: int | None = None,
+    variables: Mapping[str, Any], bits: Sequence[int], *, base_bits: int | None = None
 ) -> list[Sent]:
     """Returns a network after each step of its precision, all units in each step.
 
     Args:
       variables: ``{"params": {unit: tree}, "batch_stats": {unit: tree}}``, not folded.
-      bits: a weight; several are steps, coarse to fine, each a refinement of the one before.
-      base_bits: of stem and head in the first step where they are to have another number.
+      bits: a weight, in each step, coarse to fine.
+      base_bits: of stem and head, where they are to have another number in all steps.
     """
-    steps = (bits,) if isinstance(bits, int) else tuple(bits)
-    folded = fold_norms(variables)
-    units = tuple(variables["params"])
-    asked: dict[str, Sequence[int]] = dict.fromkeys(units, steps)
-    if base_bits is not None:
-        asked |= dict.fromkeys(BASE, (base_bits,))
-    found = []
-    for count in range(1, len(steps) + 1):
-        received = dict.fromkeys((*units, "base"), count)
-        decoded, sizes = at_bits(folded, asked, base_names=BASE, received=received)
-        found.append(Sent(decoded, sum(sum(each[:count]) for each in sizes.values())))
+    arrays = to_arrays(fold_norms(variables))
+    base = (base_bits,) * len(bits) if base_bits else bits
+    asked = {name: base if unit_of(name) in BASE else bits for name in arrays}
+    found, total = [], 0
+    for size, held in through(arrays, asked):
+        total += size
+        found.append(Sent(to_variables(held), total))
     return found
 
 
 def by_depth(
-    variables: Mapping[str, Any], bits: int | Sequence[int], blocks: Sequence[str]
+    variables: Mapping[str, Any], bits: Sequence[int], blocks: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:
     """Returns what a device holds after each step of precision, and the bytes until each depth.
 
     Args:
       variables: of a network of any depth, not folded.
-      bits: a weight; several are steps, as `dense`.
+      bits: a weight, in each step, coarse to fine.
       blocks: units of the blocks, in the order in which they are sent.
 
     Returns:
@@ -73,18 +67,16 @@ def by_depth(
       so on, in the first step; in the others all blocks are there already, and each number is that
       with one segment more refined.
     """
-    steps = (bits,) if isinstance(bits, int) else tuple(bits)
-    folded, segments = fold_norms(variables), ("base", *blocks)
-    asked = dict.fromkeys(variables["params"], steps)
-    held, sizes, total = [], [], 0
-    for step in range(len(steps)):
-        received = dict.fromkeys(segments, step + 1)
-        decoded, found = at_bits(folded, asked, base_names=BASE, received=received)
-        until = total + np.cumsum([found[segment][step] for segment in segments])
-        total = int(until[-1])
-        held.append(decoded)
-        sizes.append([int(each) for each in until])
-    return held, sizes
+    arrays = to_arrays(fold_norms(variables))
+    held: list[dict[str, Any]] = [{} for _ in bits]
+    sizes: list[list[int]] = [[] for _ in bits]
+    for units in (BASE, *((block,) for block in blocks)):
+        segment = {name: x for name, x in arrays.items() if unit_of(name) in units}
+        for step, (size, decoded) in enumerate(through(segment, dict.fromkeys(segment, bits))):
+            held[step] |= decoded
+            sizes[step].append(size)
+    until = np.cumsum(sizes).reshape(len(bits), -1)
+    return [to_variables(each) for each in held], until.tolist()
 
 
 def sparse(variables: Mapping[str, Any], bits: int) -> Sent:
@@ -94,15 +86,13 @@ def sparse(variables: Mapping[str, Any], bits: int) -> Sent:
       variables: as `dense`; pruned weights are zero.
       bits: a weight of a block that is not zero.
     """
-    folded = fold_norms(variables)
-    params = flatten(folded["params"])
-    kernels = {path: np.asarray(x) for path, x in params.items() if is_block_kernel(path)}
+    arrays = to_arrays(fold_norms(variables))
+    kernels = {name: x for name, x in arrays.items() if is_block_kernel(path_of(name))}
+    rest = {name: x for name, x in arrays.items() if name not in kernels}
     content = write_sparse(kernels, bits)
-    rest = unflatten({path: x for path, x in params.items() if path not in kernels})
-    decoded, sizes = at_bits({**folded, "params": rest}, dict.fromkeys(rest, 8), base_names=BASE)
-    held = read_sparse(content, {path: x.shape for path, x in kernels.items()})
-    decoded["params"] = unflatten(flatten(decoded["params"]) | held)
-    return Sent(decoded, len(content) + sum(map(sum, sizes.values())))
+    ((size, held),) = through(rest, dict.fromkeys(rest, (8,)))
+    held |= read_sparse(content, {name: x.shape for name, x in kernels.items()})
+    return Sent(to_variables(held), len(content) + size)
 
 
 def factored(form: Form, params: Flat, statistics: Flat, bits: int) -> Sent:
@@ -115,23 +105,15 @@ def factored(form: Form, params: Flat, statistics: Flat, bits: int) -> Sent:
       bits: a weight.
     """
     # A norm that is folded scales the outputs, which are the second factor's.
-    second = {
-        path.removesuffix("/second"): x for path, x in params.items() if not path.endswith("/first")
-    }
     first = {path: np.asarray(x) for path, x in params.items() if path.endswith("/first")}
-    folded = fold_norms({"params": unflatten(second), "batch_stats": unflatten(statistics)})
-    named = {path.replace("/kernel/", "/"): x for path, x in first.items()}
-    folded["params"] = unflatten(flatten(folded["params"]) | named)
-    decoded, sizes = at_bits(folded, dict.fromkeys(folded["params"], bits), base_names=BASE)
-    held = flatten(decoded["params"])
-    both = {}
-    for path, x in held.items():
-        if path.endswith("/first"):
-            both[path.replace("/first", "/kernel/first")] = x
-        elif path.removesuffix("/kernel") + "/first" in held:
-            both[f"{path}/second"] = x
-        else:
-            both[path] = x
-    network = {path: np.asarray(x) for path, x in form.network(both, {}).items()}
-    decoded["params"] = unflatten(network)
-    return Sent(decoded, sum(map(sum, sizes.values())))
+    rest = {path.removesuffix("/second"): x for path, x in params.items() if path not in first}
+    folded = fold_norms({"params": unflatten(rest), "batch_stats": unflatten(statistics)})
+    arrays = to_arrays(folded) | {f"params:{path}": x for path, x in first.items()}
+    ((size, held),) = through(arrays, dict.fromkeys(arrays, (bits,)))
+    trained = {}
+    for path in flatten(folded["params"]):
+        trained[f"{path}/second" if f"{path}/first" in first else path] = held[f"params:{path}"]
+    trained |= {path: held[f"params:{path}"] for path in first}
+    network = {path: np.asarray(x) for path, x in form.network(trained, {}).items()}
+    others = {name: x for name, x in held.items() if not name.startswith("params:")}
+    return Sent({**to_variables(others), "params": unflatten(network)}, size)
