@@ -4,9 +4,9 @@ python -m accordion_jax.main --config=configs/resnet20_elastic.py
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:deepened
 
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
-the weight; `:deepened` starts from it and goes on for a few epochs with nine tenths. `:plain` trains
-the full depth alone, for comparison. 5,000 training images are held out, for choices that are made
-with a trained network.
+the weight; `:deepened` starts from it and goes on for a few epochs with nine tenths. `:plain`
+trains the full depth alone, for comparison. 5,000 training images are held out, for choices that
+are made with a trained network.
 """
 
 from accordion_jax.runs.config import default_config
