@@ -1,24 +1,43 @@
 """Cuts a trained run into a bundle that can be delivered piece by piece.
 
-  python -m accordion_jax.bundle --workdir=RUN --out=DIR [--follows=MODEL_ID]
+  python -m accordion_jax.bundle --workdir=RUN --out=DIR [--bits=4,8] [--follows=MODEL_ID]
 
 writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and sizes.
+
+--bits says how many bits a weight has when it is sent: one number, or several that grow. With 4,8
+each block is sent in 4 bits first, and later in the bits that make 8 of them. Each model that a
+device may run is measured on the run's test split, so that the data set must be there. With 32 the
+weights are sent as they are, and nothing is measured again.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 
-from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax import data, evaluation
+from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
+from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
+from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.depth import LookupTable
+from accordion_jax.depth import Ladder, LookupTable, SkipMask
 from accordion_jax.system import command
-from accordion_jax.training import CheckpointError, load_measured_run
+from accordion_jax.system.progress import progress
+from accordion_jax.training import CheckpointError, Run, load_measured_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
+_BITS = flags.DEFINE_list(
+    "bits",
+    ["4", "8"],
+    "Bits a weight: 1 to 8, 16 or 32; or several that grow, as 4,8: blocks in 4 bits, and what "
+    "makes 8 of them. 32 sends the weights as they are.",
+)
 _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that this replaces.")
 
 
@@ -26,17 +45,98 @@ def main(argv: Sequence[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    bits = _bits()
+    command.show_log(logging.INFO)
     table = LookupTable.read(_WORKDIR.value)
     run = load_measured_run(_WORKDIR.value, table)
+    ladder = measured_ladder(run.ladder, table, run.model.block_names)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
         block_names=tuple(run.model.block_names),
         description=run.description,
-        ladder=run.ladder,
+        ladder=ladder,
         table=table,
     )
+    if bits != [32]:
+        parts = _encoded(run, ladder, table, bits)
     print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+
+
+def _bits() -> list[int]:
+    try:
+        return [int(each) for each in _BITS.value]
+    except ValueError as error:
+        raise app.UsageError(f"--bits={','.join(_BITS.value)}; wanted numbers, as 4,8") from error
+
+
+def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
+    """The arguments of `write_bundle` for a run in these bits, each model measured."""
+    chains = Chains(
+        fold_norms(run.variables),
+        base_names=tuple(run.model.base_names),
+        block_names=tuple(run.model.block_names),
+        bits=bits,
+    )
+    order = blockwise(ladder, run.model.block_names, len(bits))
+    rungs = rungs_of(order, ladder, run.model.block_names)
+    rungs += uniform(ladder, run.model.block_names, len(bits) - 1)
+    return encoded_parts(
+        chains,
+        order,
+        _measured(_measure(run, ladder), chains, rungs),
+        description=run.description,
+        table=table,
+        facts={"bits": list(bits), "precision": f"{', '.join(map(str, bits))} bits"},
+    )
+
+
+# (variables, skip masks) -> what was counted of each mask.
+Measure = Callable[[Mapping[str, Any], Sequence[SkipMask]], Sequence[Measured]]
+
+
+def _measured(
+    measure: Measure, chains: Chains, rungs: Sequence[Rung]
+) -> Iterator[tuple[Rung, Measured]]:
+    """Each rung with what was measured of it; those that can share a pass do."""
+    parts = list(passes(rungs))
+    with progress("measuring", len(parts), unit="pass") as bar:
+        for number, (steps, together) in enumerate(parts, 1):
+            masks = [rung.configuration.skip_mask for rung in together]
+            yield from zip(together, measure(chains.variables(steps), masks), strict=True)
+            bar.update(number)
+
+
+def _measure(run: Run, ladder: Ladder) -> Measure:
+    """A sweep over the split and the examples that the run was measured on."""
+    config = run.config
+    dataset = data.load(
+        config.data.name,
+        config.sweep.split,
+        data_dir=config.data.dir or None,
+        holdout=config.data.holdout,
+    )
+    sweep = evaluation.Sweep(
+        run.model,
+        ladder.skip_masks,
+        dataset,
+        batch_size=config.sweep.batch_size,
+        examples=config.sweep.examples,
+    )
+    place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
+
+    def measure(variables: Mapping[str, Any], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
+        counts = sweep(data.replicate(variables))
+        return [
+            Measured(
+                counts.examples,
+                int(counts.errors[place[mask]]),
+                float(counts.cross_entropy[place[mask]]),
+            )
+            for mask in skip_masks
+        ]
+
+    return measure
 
 
 def run(argv: Sequence[str] | None = None) -> None:

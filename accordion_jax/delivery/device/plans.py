@@ -1,7 +1,7 @@
 """Plans of a device: made here, or by the endpoint and believed as far as the manifest goes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -47,7 +47,7 @@ def plan_of_endpoint(
         return plan(manifest, requirements, held)
 
 
-def base_at_least(holding: Holding, requirements: Requirements) -> Plan:
+def base_at_least(holding: Holding, requirements: Requirements, begun: Mapping[str, int]) -> Plan:
     """Returns the plan that is made here; a device with nothing to run at least tries the base.
 
     Where the plan says that not even the smallest configuration comes in time, the link may be
@@ -56,9 +56,10 @@ def base_at_least(holding: Holding, requirements: Requirements) -> Plan:
     Args:
       holding: of the model that is fetched.
       requirements: of the device.
+      begun: digests of segments of which a part is there, and its bytes.
     """
-    made = plan(holding.manifest, requirements, holding.held)
-    if holding.deepest is not None or made.unmet != ("deadline_s",):
+    made = plan(holding.manifest, requirements, holding.held, begun)
+    if holding.complete or made.unmet != ("deadline_s",):
         return made
     return dataclasses.replace(made, missing=holding.missing_of(holding.manifest.ladder[0]))
 

@@ -221,6 +221,7 @@ def _schemas() -> dict[str, Any]:
                 "throughput_bps": number,
                 "max_error": {"type": "number", "minimum": 0, "maximum": 1},
                 "max_macs": count,
+                "max_memory_bytes": count,
                 "confidence": {"type": "number", "minimum": 0.5, "maximum": MOST_CONFIDENCE},
             },
         },
@@ -243,7 +244,15 @@ def _schemas() -> dict[str, Any]:
                 "expected_seconds": {"type": ["number", "null"], "minimum": 0},
                 "unmet": {
                     "type": "array",
-                    "items": {"enum": ["max_macs", "max_bytes", "deadline_s", "max_error"]},
+                    "items": {
+                        "enum": [
+                            "max_macs",
+                            "max_memory_bytes",
+                            "max_bytes",
+                            "deadline_s",
+                            "max_error",
+                        ]
+                    },
                 },
                 "reasons": {"type": "array", "items": {"type": "string"}},
             }

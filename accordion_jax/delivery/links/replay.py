@@ -3,7 +3,7 @@
 A device asks at a random moment of a recorded link, and from then on has at each moment the error
 of the best model that has arrived:
 
-* **Accordion**: that of the deepest configuration whose segments are all there;
+* **Accordion**: that of the best configuration whose segments are all there;
 * **full model**: chance until the last byte of the model, then the full model's;
 * **8 bits, whole**: the same with a quarter of the bytes, and the error of the quantised model;
 * **small models**: likewise, each with its own size and error.
@@ -14,6 +14,7 @@ manifest, a round trip and some bytes; the others are given theirs.
 
 import dataclasses
 import gzip
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -70,17 +71,23 @@ def manifest_bytes(manifest: Manifest) -> int:
 
 
 def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:
-    """Returns the method that sends segments in order.
+    """Returns the method that sends segments in the default order.
 
     Args:
       manifest: of the bundle; its table has the errors.
       overhead_bytes: received before the first segment, for instance `manifest_bytes`.
     """
-    sizes = np.cumsum([segment.size_bytes for segment in manifest.segments]) + overhead_bytes
+    order = tuple(segment.name for segment in manifest.segments)
+    rows = [
+        row
+        for configuration, row in zip(manifest.ladder, manifest.table.rows, strict=True)
+        if configuration.segments == order[: len(configuration.segments)]
+    ]
     return Method(
         "Accordion",
-        tuple(int(sizes[len(configuration.segments) - 1]) for configuration in manifest.ladder),
-        tuple(row.top1_error for row in manifest.table.rows),
+        tuple(row.size_bytes + overhead_bytes for row in rows),
+        # The best of what is complete is in use.
+        tuple(itertools.accumulate((row.top1_error for row in rows), min)),
         round_trips=2,
     )
 

@@ -279,7 +279,7 @@ class FromFiles(InProcess):
         class Stream(httpx.SyncByteStream):
             def __iter__(self):
                 for sha256 in digests:
-                    with (folder / f"{sha256}.safetensors").open("rb") as file:
+                    with (folder / f"{sha256}.bin").open("rb") as file:
                         yield from iter(lambda: file.read(4096), b"")
 
         digests, folder = target.partition("=")[2].split(","), self.served.bundle / "segments"
