@@ -118,9 +118,8 @@ def _eight_bits(manifest: Manifest) -> Method:
         manifest, lambda sha256: segment_path(_BUNDLE.value, sha256).read_bytes()
     )
     units = variables["params"]
-    base, blocks = [], []
-    for unit in units:
-        (blocks if unit in manifest.by_name else base).append(unit)
+    blocks = [unit for unit in units if unit in manifest.by_name]
+    base = [unit for unit in units if unit not in blocks]
     chains = Chains(variables, base_names=base, block_names=blocks, bits=[8])
     quantised = chains.variables({})
     size_bytes = sum(chains.size_bytes(name, 0) for name in chains.names)

@@ -40,9 +40,9 @@ class LookupTable:
         if not self.rows:
             raise ValueError("a look-up table needs at least one row; got none")
         for small, large in zip(self.rows, self.rows[1:], strict=False):
-            if small.size_bytes >= large.size_bytes:
+            if small.size_bytes > large.size_bytes:
                 raise ValueError(
-                    f"rows must grow in size_bytes: {small.configuration!r} has "
+                    f"rows must not shrink in size_bytes: {small.configuration!r} has "
                     f"{small.size_bytes}, the next, {large.configuration!r}, {large.size_bytes}"
                 )
 

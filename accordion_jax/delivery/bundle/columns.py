@@ -158,7 +158,9 @@ def ladder_to_columns(
 def ladder_from_columns(
     document: Mapping[str, Any], segments: Sequence[Segment], source: str
 ) -> tuple[Configuration, ...]:
-    """Returns the configurations of what `ladder_to_columns` made columns of; each column was checked by itself.
+    """Returns the configurations that `ladder_to_columns` made columns of.
+
+    Each column was checked by itself.
 
     Args:
       document: the manifest.

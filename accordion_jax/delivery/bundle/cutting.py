@@ -87,7 +87,8 @@ def measured_ladder(ladder: Ladder, table: LookupTable, block_names: Sequence[st
       block_names: units of the blocks.
 
     Raises:
-      ValueError: the ladder has another number of blocks, or the table has no row of the full model.
+      ValueError: the ladder has another number of blocks, or the table has no row of the full
+        model.
     """
     if len(block_names) != sum(ladder.stage_sizes):
         raise ValueError(

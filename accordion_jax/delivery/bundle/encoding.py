@@ -48,36 +48,40 @@ def encoded_parts(
     plain = {row.configuration: row for row in table.rows}
     full = max(plain.values(), key=lambda row: row.depth)
     place = {item: i for i, item in enumerate(order)}
-    full_bytes = sum(chains.size_bytes(*item) for item in order)
-    rows, ladder = {}, {}
+    full_bytes = _wire_bytes(chains, order)
+    made = []
     for rung, measured in rungs:
         row = plain[rung.configuration.name]
         items = sorted(rung.items, key=place.__getitem__)
-        size_bytes = sum(chains.size_bytes(*item) for item in items)
-        name = rung.name(chains.bits)
-        made = derive_row(
-            name,
+        new = derive_row(
+            rung.name(chains.bits),
             stage_blocks=row.stage_blocks,
             blocks=full.depth,
-            cost=UnitCost(row.parameters, size_bytes, row.macs),
+            cost=UnitCost(row.parameters, _wire_bytes(chains, items), row.macs),
             full_bytes=full_bytes,
             examples=measured.examples,
             errors=measured.errors,
             cross_entropy=round(measured.cross_entropy, _LOSS_DIGITS),
         )
-        # A table's rows grow. Of two models of equal bytes the better one stays.
-        if size_bytes not in rows or made.top1_error < rows[size_bytes].top1_error:
-            rows[size_bytes] = made
-            ladder[size_bytes] = {
-                "name": name,
-                "segments": [chains.segment(*item) for item in items],
-                "skip_mask": rung.configuration.skip_mask,
-            }
+        configuration = {
+            "name": new.configuration,
+            "segments": [chains.segment(*item) for item in items],
+            "skip_mask": rung.configuration.skip_mask,
+        }
+        made.append((new, configuration))
+    # Off the path there may be what is on it too.
+    unique = {row.configuration: (row, configuration) for row, configuration in made}
+    made = sorted(unique.values(), key=lambda pair: (pair[0].size_bytes, len(pair[1]["segments"])))
     facts = {**table.provenance, **facts}
     return {
         "segments": {chains.segment(*item): chains.piece(*item) for item in order},
-        "ladder": [ladder[size] for size in sorted(ladder)],
+        "ladder": [configuration for _, configuration in made],
         "model": {**description, "runtime": "networks", "collections": COLLECTIONS},
-        "table": LookupTable(tuple(rows[size] for size in sorted(rows)), facts),
+        "table": LookupTable(tuple(row for row, _ in made), facts),
         "provenance": facts,
     }
+
+
+def _wire_bytes(chains: Chains, items: Iterable[Item]) -> int:
+    """Of equal contents one is sent."""
+    return sum(map(len, {chains.contents[name][step] for name, step in items}))

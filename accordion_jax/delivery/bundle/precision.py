@@ -1,4 +1,4 @@
-"""A network's segments in steps of bits a weight: what a sending order is found with. NumPy only."""
+"""A network's segments in steps of bits a weight, through the bytes that are sent. NumPy only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -123,10 +123,17 @@ def _described(name: str, each: Mapping[str, np.ndarray] | Piece) -> tuple[Segme
     arrays = [np.asarray(array) for array in each.values()]
     # Networks run on as in float32 or float16; other arrays are what they are.
     bits_of = {8 * array.itemsize if array.dtype.kind == "f" else None for array in arrays}
-    known = bits_of.pop() if len(bits_of) == 1 else None
-    bits = known if known in (16, 32) else None
+    of_all = bits_of.pop() if len(bits_of) == 1 else None
     tensor_bytes = sum(array.nbytes for array in arrays)
-    return Segment(name, name, bits, digest(data), len(data), tensor_bytes), data
+    plain = Segment(
+        name,
+        name,
+        of_all if of_all in (16, 32) else None,
+        digest(data),
+        len(data),
+        tensor_bytes,
+    )
+    return plain, data
 
 
 def _mend(path: pathlib.Path, content: bytes) -> None:
