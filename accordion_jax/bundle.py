@@ -10,10 +10,13 @@ device may run is measured on the run's test split, so that the data set must be
 weights are sent as they are, and nothing is measured again.
 """
 
+import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 from accordion_jax import data, evaluation
@@ -23,6 +26,7 @@ from accordion_jax.delivery.bundle.folding import fold_norms
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import summary
+from accordion_jax.delivery.bundle.searching import Measure, find_order, passes_of_search
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
@@ -39,6 +43,9 @@ _BITS = flags.DEFINE_list(
     "makes 8 of them. 32 sends the weights as they are.",
 )
 _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that this replaces.")
+
+# An order is found by differences between models on the same examples: more would not change it.
+_ORDER_EXAMPLES = 5000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -72,61 +79,87 @@ def _bits() -> list[int]:
 
 def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
     """The arguments of `write_bundle` for a run in these bits, each model measured."""
+    block_names = tuple(run.model.block_names)
     chains = Chains(
         fold_norms(run.variables),
         base_names=tuple(run.model.base_names),
-        block_names=tuple(run.model.block_names),
+        block_names=block_names,
         bits=bits,
     )
-    order = blockwise(ladder, run.model.block_names, len(bits))
-    rungs = rungs_of(order, ladder, run.model.block_names)
-    rungs += uniform(ladder, run.model.block_names, len(bits) - 1)
+    facts: dict[str, Any] = {"bits": list(bits)}
+    order = blockwise(ladder, block_names, len(bits))
+    if total := passes_of_search(chains):
+        examples, split = _examples_of_the_order(run)
+        facts["order"] = {"examples": len(examples), "split": split}
+        with _passes("finding the order", total) as on_pass:
+            measure = _measure(run, ladder, examples)
+            order = find_order(chains, ladder, block_names, measure, on_pass)
+    rungs = rungs_of(order, ladder, block_names)
+    # A device that can pay for bits but not for operations goes another way.
+    rungs += uniform(ladder, block_names, len(bits) - 1)
+    parts = list(passes(rungs))
+    with _passes("measuring", len(parts)) as on_pass:
+        measure = _measure(run, ladder, _measured_on(run), run.config.sweep.examples)
+        found: list[tuple[Rung, Measured]] = []
+        for steps, together in parts:
+            masks = [rung.configuration.skip_mask for rung in together]
+            counted = measure(chains.variables(steps), masks)
+            found += zip(together, counted, strict=True)
+            on_pass()
     return encoded_parts(
-        chains,
-        order,
-        _measured(_measure(run, ladder), chains, rungs),
-        description=run.description,
-        table=table,
-        facts={"bits": list(bits), "precision": f"{', '.join(map(str, bits))} bits"},
+        chains, order, found, description=run.description, table=table, facts=facts
     )
 
 
-# (variables, skip masks) -> what was counted of each mask.
-Measure = Callable[[Mapping[str, Any], Sequence[SkipMask]], Sequence[Measured]]
+@contextlib.contextmanager
+def _passes(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar of passes over examples; yields what is to be called after each."""
+    done = itertools.count(1)
+    with progress(what, total, unit="pass") as bar:
+        yield lambda: bar.update(next(done))
 
 
-def _measured(
-    measure: Measure, chains: Chains, rungs: Sequence[Rung]
-) -> Iterator[tuple[Rung, Measured]]:
-    """Each rung with what was measured of it; those that can share a pass do."""
-    parts = list(passes(rungs))
-    with progress("measuring", len(parts), unit="pass") as bar:
-        for number, (steps, together) in enumerate(parts, 1):
-            masks = [rung.configuration.skip_mask for rung in together]
-            yield from zip(together, measure(chains.variables(steps), masks), strict=True)
-            bar.update(number)
+def _examples_of_the_order(run: Run) -> tuple[data.Dataset, str]:
+    """Examples to find the order with, and of which split: held out, or of the training split.
+
+    The test split is for what is said of each model afterwards.
+    """
+    config = run.config.data
+    if config.holdout:
+        split = "validation"
+        found = data.load(config.name, split, data_dir=config.dir or None, holdout=config.holdout)
+    else:
+        split = "train"
+        found = data.load(config.name, split, data_dir=config.dir or None)
+    if len(found) > _ORDER_EXAMPLES:
+        found = found.select(np.random.default_rng(0).permutation(len(found))[:_ORDER_EXAMPLES])
+    return found, split
 
 
-def _measure(run: Run, ladder: Ladder) -> Measure:
-    """A sweep over the split and the examples that the run was measured on."""
+def _measured_on(run: Run) -> data.Dataset:
+    """The split that the run was measured on."""
     config = run.config
-    dataset = data.load(
+    return data.load(
         config.data.name,
         config.sweep.split,
         data_dir=config.data.dir or None,
         holdout=config.data.holdout,
     )
+
+
+def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0) -> Measure:
+    """One pass over examples, for any of the ladder's skip masks; 0 examples are all."""
     sweep = evaluation.Sweep(
         run.model,
         ladder.skip_masks,
         dataset,
-        batch_size=config.sweep.batch_size,
-        examples=config.sweep.examples,
+        batch_size=run.config.sweep.batch_size,
+        examples=examples,
     )
     place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
 
     def measure(variables: Mapping[str, Any], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
-        counts = sweep(data.replicate(variables))
+        counts = sweep(data.replicate(dict(variables)))
         return [
             Measured(
                 counts.examples,

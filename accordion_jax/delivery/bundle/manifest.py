@@ -189,6 +189,12 @@ class Manifest:
         return {row.configuration: row for row in self.table.rows}
 
     @functools.cached_property
+    def path(self) -> tuple[Configuration, ...]:
+        """The configurations of the default path: those of the first segments, smallest first."""
+        order = tuple(segment.name for segment in self.segments)
+        return tuple(c for c in self.ladder if c.segments == order[: len(c.segments)])
+
+    @functools.cached_property
     def sets(self) -> Sets:
         """The configurations as sets of segments, in arrays."""
         return Sets.of(self.segments, self.ladder, self.table)

@@ -22,7 +22,13 @@ from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
 from accordion_jax.delivery.device.patience import within
-from accordion_jax.delivery.device.plans import base_at_least, check_fits, plan_of_endpoint
+from accordion_jax.delivery.device.plans import (
+    base_at_least,
+    begun,
+    check_fits,
+    due,
+    plan_of_endpoint,
+)
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -239,7 +245,10 @@ class Device:
             if self._transfer.plan is None and self.plan_at_endpoint and self.transport.streams:
                 found = self.transport, self._target, requirements
                 return plan_of_endpoint(*found, until_s=until_s, on_problem=self._problem)
-            return base_at_least(self._target, requirements, self._begun())
+            waiting = {self._due: self._transfer.waiting_bytes}
+            return base_at_least(
+                self._target, requirements, begun(self._target, self.cache, waiting)
+            )
 
         return self._run(choose, until_s)
 
@@ -379,23 +388,8 @@ class Device:
 
     @property
     def _due(self) -> str | None:
-        """Digest of the segment that comes next by the last plan, or else in sending order."""
-        target, made = self._target, self._transfer.plan
-        planned = made.missing if made else ()
-        due = (segment.sha256 for segment in planned if segment.sha256 not in target.held)
-        return next(due, target.first_missing)
-
-    def _begun(self) -> dict[str, int]:
-        """Bytes that are here of the next segments, which need not come again."""
-        due = self._due
-        begun = {
-            each: self.cache.received_bytes(each)
-            for each in (due, self._target.first_missing)
-            if each
-        }
-        if due:
-            begun[due] += self._transfer.waiting_bytes
-        return begun
+        """Digest of the segment that comes next."""
+        return due(self._target, self._transfer.plan)
 
     def _problem(self, message: str) -> None:
         self._transfer.problems.append(message)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import CacheLimitError, TransportError
@@ -62,6 +63,36 @@ def base_at_least(holding: Holding, requirements: Requirements, begun: Mapping[s
     if holding.complete or made.unmet != ("deadline_s",):
         return made
     return dataclasses.replace(made, missing=holding.missing_of(holding.manifest.ladder[0]))
+
+
+def due(holding: Holding, made: Plan | None) -> str | None:
+    """Returns the digest of the segment that comes next.
+
+    Args:
+      holding: of the model that is fetched.
+      made: the last plan; without one, segments come in sending order.
+    """
+    planned = made.missing if made else ()
+    missing = (segment.sha256 for segment in planned if segment.sha256 not in holding.held)
+    return next(missing, holding.first_missing)
+
+
+def begun(
+    holding: Holding, cache: SegmentCache, waiting: Mapping[str | None, int]
+) -> dict[str, int]:
+    """Returns what is here of segments that are not whole, which need not come again.
+
+    Args:
+      holding: of the model that is fetched.
+      cache: has the bytes of earlier attempts.
+      waiting: digests of segments, and the bytes of them that will go there.
+    """
+    digests = {*waiting, holding.first_missing} - {None}
+    return {
+        sha256: cache.received_bytes(sha256) + waiting.get(sha256, 0)
+        for sha256 in digests
+        if sha256 is not None
+    }
 
 
 def check_fits(holding: Holding, target: Plan, limit_bytes: int | None) -> None:

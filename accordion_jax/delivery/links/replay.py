@@ -77,12 +77,7 @@ def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:
       manifest: of the bundle; its table has the errors.
       overhead_bytes: received before the first segment, for instance `manifest_bytes`.
     """
-    order = tuple(segment.name for segment in manifest.segments)
-    rows = [
-        row
-        for configuration, row in zip(manifest.ladder, manifest.table.rows, strict=True)
-        if configuration.segments == order[: len(configuration.segments)]
-    ]
+    rows = [manifest.rows[configuration.name] for configuration in manifest.path]
     return Method(
         "Accordion",
         tuple(row.size_bytes + overhead_bytes for row in rows),
