@@ -134,7 +134,7 @@ def main() -> None:
             runtime = Runtime(device, batch_sizes=(len(rows),))
             for configuration in manifest.ladder:
                 device.upgrade(configuration.name)
-                runtime.wait(configuration=configuration.name)
+                runtime.wait(configuration=device.in_use.name)
                 outputs, name, expected_error = runtime.predict(rows)
                 error = share_wrong(runtime.task, outputs, labels)
                 print(f"{name}: error {error:.4f}, expected {expected_error:.4f}")

@@ -189,6 +189,11 @@ class Manifest:
         return {row.configuration: row for row in self.table.rows}
 
     @functools.cached_property
+    def refined(self) -> frozenset[str]:
+        """Names of the segments that others refine."""
+        return frozenset(s.refines for s in self.segments if s.refines is not None)
+
+    @functools.cached_property
     def path(self) -> tuple[Configuration, ...]:
         """The configurations of the default path: those of the first segments, smallest first."""
         order = tuple(segment.name for segment in self.segments)

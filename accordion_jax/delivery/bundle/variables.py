@@ -19,7 +19,7 @@ class Loaded:
 
     Attributes:
       variables: ``{collection: {unit: tree}}``.
-      encoded: what the next refinement adds to; None for a safetensors file.
+      encoded: what the next refinement adds to; None where there is none.
     """
 
     variables: dict[str, Any]
@@ -41,7 +41,7 @@ def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
         assert segment.layout is not None
         return read(content, segment.layout)
     if before is None:
-        raise BundleError(f"it refines {segment.refines!r}, which is not here; load that first")
+        raise BundleError(f"it refines {segment.refines!r}, which is not here")
     return refine(before, content)
 
 
@@ -67,7 +67,8 @@ def load_segment(
         encoded = unpack(segment, content, before.encoded if before else None)
     except BundleError as error:
         raise BundleError(f"segment {name!r} cannot be read: {error}") from error
-    return Loaded(_variables(manifest, segment, encoded.arrays()), encoded)
+    variables = _variables(manifest, segment, encoded.arrays())
+    return Loaded(variables, encoded if name in manifest.refined else None)
 
 
 def load_variables(

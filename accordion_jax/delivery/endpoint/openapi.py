@@ -148,7 +148,7 @@ def openapi_document() -> dict[str, Any]:
                 | {"requestBody": {"required": True, "content": {_JSON: _ref("Request")}}}
             },
             "/v1/models/{model_id}/segments/{sha256}": _get_and_head(
-                "segment", "One segment, a safetensors file.", sent, [model_id, sha256, *ranges]
+                "segment", "One segment.", sent, [model_id, sha256, *ranges]
             ),
             "/v1/models/{model_id}/stream": _get_and_head(
                 "stream",
