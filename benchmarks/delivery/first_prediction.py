@@ -66,7 +66,8 @@ def measure(url: str, rate_bps: float, folder: pathlib.Path) -> dict[str, float]
         runtime = Runtime(device, on_swap=predict)
         outcome = device.upgrade()
         found["full download"] = time.monotonic() - start
-        runtime.wait(configuration=device.in_use.name)
+        if device.in_use is not None:
+            runtime.wait(configuration=device.in_use.name)
         runtime.predict(image)
         found["full prediction"] = time.monotonic() - start
         runtime.close()
