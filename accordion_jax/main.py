@@ -105,7 +105,7 @@ def _train_and_sweep(
         measured_on,
         batch_size=config.sweep.batch_size,
         examples=config.run.eval_examples,
-        compiler_options=training.cpu_compiler_options(),
+        compiler_options=training.compiler_options(),
     )
     states = training.train_together(
         together, workdirs, evaluate=evaluate, eval_split=config.sweep.split
@@ -132,7 +132,7 @@ def _sweep(
         measured_on,
         batch_size=config.sweep.batch_size,
         examples=config.sweep.examples,
-        compiler_options=training.cpu_compiler_options(),
+        compiler_options=training.compiler_options(),
     )
     for each, workdir, state in zip(experiments, workdirs, states, strict=True):
         started = time.monotonic()

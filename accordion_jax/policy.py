@@ -320,7 +320,7 @@ def _evaluate(names: list[str]) -> None:
     # Here, not above: it loads JAX, which no other part of this command needs.
     from accordion_jax import evaluation
 
-    tables = [LookupTable.read(name) for name in names]
+    tables = sorted(map(LookupTable.read, names), key=lambda t: t.provenance.get("seed", 0))
     error_name = evaluation.error_name(tables)
     by_label = evaluation.group_seeds(tables)
     title, labels = evaluation.without_common(list(by_label))

@@ -20,6 +20,8 @@ SWEEP_EXAMPLES = flags.DEFINE_integer("sweep_examples", 1000, "Of a sweep.", low
 WAYS = flags.DEFINE_multi_enum(
     "way", ["unrolled", "scanned"], ["unrolled", "scanned"], "How the stages run; repeat for both."
 )
+RUN = flags.DEFINE_string("run", None, "Folder of a trained run.")
+OUT = flags.DEFINE_string("out", None, "Folder to write into.")
 JSON = flags.DEFINE_string("json", "", "Also writes the results to this JSON file.")
 
 

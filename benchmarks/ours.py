@@ -172,7 +172,7 @@ class Ours:
         replicate = jax.pmap(lambda x, _: x, in_axes=(None, 0), devices=self._devices)
         on_devices = replicate((state, *_data(self.together)), np.zeros(len(self._devices)))
         self.state, *self._data = on_devices
-        self.compiler_options = training.cpu_compiler_options()
+        self.compiler_options = training.compiler_options()
         self.variants = training.Variants(self.step_of, self.compiler_options)
 
     def step_of(self, draw: training.Draw) -> tuple[Callable, tuple]:

@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(autouse=True)
+def _enough_devices(request):
+    """Skips what needs more devices than a GPU machine has; the virtual CPU devices are eight."""
+    wanted = request.node.get_closest_marker("devices")
+    if wanted and (there := jax.device_count()) < wanted.args[0]:
+        pytest.skip(f"wants {wanted.args[0]} devices, and JAX has {there}")
+
+
 @pytest.fixture
 def run_command():
     """Runs ``python -m MODULE ARGUMENTS`` and returns the finished process, output as text."""

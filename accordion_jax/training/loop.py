@@ -1,17 +1,14 @@
 """The training loop: runs the compiled step of each draw, keeps checkpoints and metrics."""
 
-import collections
 import contextlib
 import functools
 import logging
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from accordion_jax import data
 from accordion_jax.runs.folder import CHECKPOINTS
@@ -25,23 +22,16 @@ from accordion_jax.training.objective import Draw
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.stop import Stop
 from accordion_jax.training.together import Together
-from accordion_jax.training.variants import Variants, cpu_compiler_options
+from accordion_jax.training.variants import Variants, compiler_options
+from accordion_jax.training.window import Window
 
 _log = logging.getLogger(__name__)
-
-# Steps whose metrics are still on the device: the host reads those of older steps while the device
-# works on these, and never waits for the newest.
-_LAG = 2
 
 # How many steps ahead are searched for what to compile in the background.
 _LOOK_AHEAD = 10_000
 
 # Replicated variables -> name -> number; "error" chooses the best checkpoint.
 Evaluate = Callable[[dict[str, Tree]], dict[str, float]]
-
-
-class DivergedError(RuntimeError):
-    """The loss was not finite."""
 
 
 class Preempted(Exception):  # noqa: N818 - not an error
@@ -75,7 +65,7 @@ def train(
       The final state, replicated over the local devices.
 
     Raises:
-      DivergedError: a loss was not finite; names the step and the last good checkpoint.
+      DivergedError: a loss or a weight was not finite; names the step and the last good checkpoint.
       Preempted: SIGTERM or SIGINT came; the state has been saved.
       CheckpointError: the latest checkpoint cannot be restored.
       NoRoomError: the disk is full; says from which step the same command goes on.
@@ -172,7 +162,7 @@ class _Loop:
         copy = jax.pmap(lambda tree: jax.tree.map(jnp.copy, tree), axis_name=step_lib.AXIS)
         like = data.to_global(copy(state))
         variants = Variants(
-            functools.partial(self._step_of, like=like, order=order), cpu_compiler_options()
+            functools.partial(self._step_of, like=like, order=order), compiler_options()
         )
         fields = experiment.config.run
         if fields.compile == "ahead":
@@ -190,7 +180,7 @@ class _Loop:
         """The steps themselves."""
         experiment = self.experiment
         total, per_epoch = experiment.total_steps, experiment.steps_per_epoch
-        window = _Window(self, step)
+        window = Window(self.together, self.checkpoints, self.writers, step)
         with progress(
             experiment.config.name,
             total,
@@ -224,7 +214,7 @@ class _Loop:
         self._report(step, window, now=True)
         return state
 
-    def _report(self, step: int, window: "_Window", *, now: bool = False) -> None:
+    def _report(self, step: int, window: Window, *, now: bool = False) -> None:
         """Tells other programs how far the runs are."""
         self.reporter.update(
             step,
@@ -233,15 +223,16 @@ class _Loop:
             now=now,
         )
 
-    def _save(self, state: TrainState, step: int, window: "_Window", *, evaluate: bool) -> None:
+    def _save(self, state: TrainState, step: int, window: Window, *, evaluate: bool) -> None:
         """Starts to write the checkpoints of this step, evaluated where that is due."""
+        states = self.together.fetch(state)
+        window.check(step, states)
         metrics: list = [None] * len(self.checkpoints)
         if evaluate and self._evaluation_due(step):
             metrics = [
                 self._evaluate(each, step, writer)
                 for each, writer in zip(self.together.split(state), self.writers, strict=True)
             ]
-        states = self.together.fetch(state)
         rows = zip(self.checkpoints, states, metrics, window.unrecorded, strict=True)
         for checkpoints, each, numbers, unrecorded in rows:
             checkpoints.save(step, each, numbers, unrecorded)
@@ -289,114 +280,3 @@ class _Loop:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         _log.info("step %d, %s: %s", step, self.eval_split, shown)
         return metrics
-
-
-class _Window:
-    """Metrics of the steps since the last record, read a few steps late."""
-
-    def __init__(self, loop: _Loop, step: int):
-        self._loop, self.shown = loop, "-"
-        self.losses: list[float] | None = None  # one a run, of the newest step that is read
-        self._pending: collections.deque = collections.deque()
-        # Name -> [runs] of each step, and its depth. Not all steps have the same names.
-        self._read: list[tuple[dict[str, np.ndarray], int]] = []
-        if step:
-            self._read = self._read_before(step)
-        self._since, self._first_step = time.monotonic(), step
-
-    def add(self, step: int, depth: int, metrics: step_lib.Metrics) -> None:
-        """Queues the metrics of a step, and reads those of an older one."""
-        self._pending.append((step, depth, metrics))
-        if len(self._pending) > _LAG:
-            self._take()
-
-    def _read_before(self, step: int) -> list[tuple[dict[str, np.ndarray], int]]:
-        """What the process before had read, and not recorded, when it saved this step."""
-        kept = [dict(each.unrecorded(step)) for each in self._loop.checkpoints]
-        depths = [each.pop("depth", []) for each in kept]
-        if any(each != depths[0] for each in depths):  # runs that were not trained at once
-            return []
-        columns = {
-            name: np.array([each[name] for each in kept], np.float32).T
-            for name in kept[0]
-            if all(len(each.get(name, ())) == len(depths[0]) for each in kept)
-        }
-        return [
-            ({name: column[i] for name, column in columns.items() if _known(column[i])}, int(depth))
-            for i, depth in enumerate(depths[0])
-        ]
-
-    @property
-    def unrecorded(self) -> list[dict[str, list[float]]]:
-        """Of each run: the numbers of the steps since the last record; NaN: a step has none."""
-        absent = np.full(len(self._loop.checkpoints), np.nan, np.float32)
-        return [
-            {
-                name: [float(metrics.get(name, absent)[run]) for metrics, _ in self._read]
-                for name in self._names
-            }
-            | {"depth": [depth for _, depth in self._read]}
-            for run in range(len(self._loop.checkpoints))
-        ]
-
-    @property
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys(name for metrics, _ in self._read for name in metrics))
-
-    def drain(self) -> None:
-        """Reads what is queued: after it, every step so far had a finite loss."""
-        while self._pending:
-            self._take()
-
-    def _take(self) -> None:
-        step, depth, metrics = self._pending.popleft()
-        # One number a run.
-        read = {name: np.atleast_1d(data.unreplicate(each)) for name, each in metrics.items()}
-        loss = read["loss"]
-        if not np.isfinite(loss).all():
-            self._refuse(step, depth, loss)
-        self._read.append((read, depth))
-        self.shown, self.losses = f"{loss.mean():.3f}", loss.tolist()
-        experiment = self._loop.experiment
-        every = experiment.config.run.log_every_steps
-        if step % every and step != experiment.total_steps:
-            return
-        now = time.monotonic()
-        columns = {
-            name: np.array([each[name] for each, _ in self._read if name in each])
-            for name in self._names
-        }
-        examples = (step - self._first_step) * experiment.config.train.batch_size
-        shared = {
-            "epoch": step / experiment.steps_per_epoch,
-            "mean_depth": float(np.mean([depth for _, depth in self._read])),
-            "learning_rate": float(experiment.learning_rate(step - 1)),
-            f"{experiment.task.example_name}s_per_second": examples / max(now - self._since, 1e-9),
-        }
-        for run, writer in enumerate(self._loop.writers):
-            means = {
-                name: float(column[:, run].mean(dtype=np.float64))
-                for name, column in columns.items()
-            }
-            writer.write(step, "train", shared | means)
-        self._read, self._since, self._first_step = [], now, step
-
-    def _refuse(self, step: int, depth: int, loss: np.ndarray) -> None:
-        """Says which run diverged, and where it was well."""
-        run = int(np.flatnonzero(~np.isfinite(loss))[0])
-        checkpoints, latest = self._loop.checkpoints[run], self._loop.checkpoints[run].latest
-        good = (
-            f"the last good checkpoint is {checkpoints.folder / str(latest)}"
-            if latest is not None
-            else "there is no checkpoint before it"
-        )
-        seed = self._loop.together.seeds[run]
-        raise DivergedError(
-            f"the loss of step {step} ({depth} blocks, seed {seed}) is {loss[run]}; {good}. Lower "
-            "config.optimizer.learning_rate or set config.optimizer.warmup_epochs, and use "
-            "another --workdir"
-        )
-
-
-def _known(numbers: np.ndarray) -> bool:
-    return not np.isnan(numbers).any()

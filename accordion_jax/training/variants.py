@@ -13,29 +13,36 @@ from accordion_jax.training.objective import Draw
 
 CompilerOptions = dict[str, str | bool]
 
-_YNN_FUSION = "xla_cpu_experimental_ynn_fusion_type"
+# Element-wise operations and reductions fused by YNNPACK took a ResNet-20 step on two cores from
+# 0.58 s to 0.34 s, and a fifth off its compilation; fusing convolutions too was slower.
+_CPU = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
+}
+# XLA's own choice of what it records as CUDA graphs, and convolutions beside it: without them next
+# to nothing of a network is recorded, and each small kernel waits for the host.
+_CUDA = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONVOLUTION"
+    )
+}
 
 
 @functools.cache
-def _takes_ynn_fusion(fusions: str) -> bool:
+def _takes(name: str, value: str) -> bool:
     """Whether this XLA and processor know the option; tried once, by compiling with it."""
     try:
-        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options={_YNN_FUSION: fusions})
+        jax.jit(lambda x: x + 1).lower(0.0).compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:  # an XLA that lacks the option, or a processor YNN lacks
         return False
     return True
 
 
-def cpu_compiler_options() -> CompilerOptions:
-    """Returns XLA options that make a convolutional step faster on CPU, where XLA knows them.
-
-    Fusing element-wise operations and reductions with YNNPACK took a ResNet-20 step from 0.58 s to
-    0.34 s on two cores, and a fifth off its compilation; fusing convolutions too was slower.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    fusions = "LIBRARY_FUSION_TYPE_ELTWISE,LIBRARY_FUSION_TYPE_REDUCE"
-    return {_YNN_FUSION: fusions} if _takes_ynn_fusion(fusions) else {}
+def compiler_options() -> CompilerOptions:
+    """Returns XLA options that make a convolutional step faster here, where XLA knows them."""
+    options = _CPU if jax.default_backend() == "cpu" else {}
+    if "cuda" in jax.local_devices()[0].client.platform_version.lower():
+        options = _CUDA
+    return {name: value for name, value in options.items() if _takes(name, value)}
 
 
 class Variants:

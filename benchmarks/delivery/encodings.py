@@ -33,13 +33,12 @@ from accordion_jax.delivery.bundle.encodings.segment import (
 )
 from accordion_jax.delivery.bundle.folding import fold_norms
 from accordion_jax.training import load_run
-from benchmarks.options import DEPTH_N, JSON, REPEATS, run
+from benchmarks.options import DEPTH_N, JSON, REPEATS, RUN, run
 from benchmarks.ours import make_experiment
 from benchmarks.report import Report
 from benchmarks.timing import Sample, interleaved
 from benchmarks.work import Options
 
-_RUN = flags.DEFINE_string("run", None, "Folder of a trained run; random weights without.")
 _FOLD = flags.DEFINE_bool("fold", False, "Fold batch norms first.")
 _BITS = flags.DEFINE_list("bits", ["1", "2", "3", "4", "5", "6", "8", "16", "32"], "A weight.")
 _REFINED = flags.DEFINE_list(
@@ -135,9 +134,9 @@ def size_of(contents: Mapping[str, bytes]) -> int:
 
 def main() -> None:
     """Measures each number of bits by itself, then each refinement."""
-    variables = load_run(_RUN.value).variables if _RUN.value else random_variables(DEPTH_N.value)
+    variables = load_run(RUN.value).variables if RUN.value else random_variables(DEPTH_N.value)
     measured = Measured(segments_of(fold_norms(variables) if _FOLD.value else variables))
-    source = _RUN.value or f"ResNet-{6 * DEPTH_N.value + 2}, random weights"
+    source = RUN.value or f"ResNet-{6 * DEPTH_N.value + 2}, random weights"
     title = f"{source}{', folded' if _FOLD.value else ''}: {measured.weights} numbers"
     with Report(title, JSON.value) as report:
         sizes = _alone(report, measured, [int(bits) for bits in _BITS.value])

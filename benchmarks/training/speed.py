@@ -15,7 +15,7 @@ threads, which wait for each other actively, lose far more than ours.
 import functools
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from absl import flags
@@ -33,7 +33,13 @@ _COMPILE = flags.DEFINE_enum(
     ["off", "default", "reduce-overhead", "max-autotune"],
     "Mode of torch.compile; try each, and report PyTorch's best.",
 )
-
+WORK = ("full", "half", "drawn", "sweep")
+_WORK = flags.DEFINE_multi_enum(
+    "work",
+    WORK,
+    WORK,
+    "What to measure; repeat it for several. Each depth is a program to compile.",
+)
 
 Run = Callable[[], float]
 
@@ -43,35 +49,38 @@ def make(name: str, options: Options) -> Any:
     return pkgutil.resolve_name(name)(options)
 
 
-def compare(options: Options, steps: int, repeats: int, report: Report) -> None:
+def compare(
+    options: Options, steps: int, repeats: int, report: Report, work: Collection[str] = WORK
+) -> None:
     """Measures so many repeats of so many steps of both sides, and reports."""
     peer = "benchmarks.training.torch_peer:Peer"
     with Side(make, "benchmarks.ours:Ours", options) as a, Side(make, peer, options) as b:
         report.note(f"ours on {a.hardware()}; PyTorch on {b.hardware()}")
         full, half = options.full, options.mask(options.blocks // 2)
-        drawn = a.drawn(steps)
-        more = sorted({*drawn, half} - {full})
+        masks = {
+            "full": (f"training, all {options.blocks} blocks", [full] * steps),
+            "half": (f"training, {options.blocks // 2} blocks", [half] * steps),
+            "drawn": ("training, depths drawn as in CoML-05", a.drawn(steps)),
+        }
+        wanted = [masks[name] for name in WORK if name in masks and name in work]
+        more = sorted({mask for _, each in wanted for mask in each} - {full})
         first = a.train([full]), b.train([full])
-        more = sorted({*drawn, half} - {full})
         compiling = a.compile(more), b.train(more)
 
         report.table({"images a second": "", "ours": ".0f", "PyTorch": ".0f", "ratio": ".2f"})
 
-        def both(work: str, images: int, ours: Run, theirs: Run) -> None:
+        def both(name: str, images: int, ours: Run, theirs: Run) -> None:
             found = interleaved({"ours": ours, "theirs": theirs}, repeats).values()
             mine, other = (seconds.rate(images) for seconds in found)
-            report.row(work, mine.median, other.median, mine.per(other))
+            report.row(name, mine.median, other.median, mine.per(other))
 
-        for work, masks in {
-            f"training, all {options.blocks} blocks": [full] * steps,
-            f"training, {options.blocks // 2} blocks": [half] * steps,
-            "training, depths drawn as in CoML-05": drawn,
-        }.items():
-            runs = (functools.partial(side.train, masks) for side in (a, b))
-            both(work, steps * options.batch_size, *runs)
+        for name, each in wanted:
+            runs = (functools.partial(side.train, each) for side in (a, b))
+            both(name, steps * options.batch_size, *runs)
         peak = a.peak_bytes() / 1e6, b.peak_bytes() / 1e6
-        sweep = f"sweep of {options.blocks + 1} truncations in one pass"
-        both(sweep, options.sweep_examples, a.sweep, b.sweep)
+        if "sweep" in work:
+            name = f"sweep of {options.blocks + 1} truncations in one pass"
+            both(name, options.sweep_examples, a.sweep, b.sweep)
 
     report.table({"measured once": "", "ours": ".1f", "PyTorch": ".1f"})
     report.row("time to the first full step, s", *first)
@@ -86,7 +95,7 @@ def main() -> None:
     options = asked(10_000, torch_compile=_COMPILE.value)
     title = f"{options}, torch.compile {_COMPILE.value}; {STEPS.value} steps, ratio of pairs"
     with Report(title, JSON.value) as report:
-        compare(options, STEPS.value, REPEATS.value, report)
+        compare(options, STEPS.value, REPEATS.value, report, _WORK.value)
 
 
 if __name__ == "__main__":

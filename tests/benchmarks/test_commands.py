@@ -16,7 +16,9 @@ COMMANDS = [
 
 
 def test_there_are_commands_of_each_subject():
-    assert {name.split(".")[1] for name in COMMANDS} == {"training", "compilers", "delivery"}
+    assert {name.split(".")[1] for name in COMMANDS} == {
+        *("training", "compilers", "delivery", "compositions"),
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

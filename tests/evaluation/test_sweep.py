@@ -43,6 +43,7 @@ def readable(examples, seed=0):
 
 
 # Eight devices: batches that do not divide, fewer examples than devices, exactly full rounds.
+@pytest.mark.devices(8)
 @pytest.mark.parametrize(
     ("size", "batch_size", "examples"),
     [
@@ -57,7 +58,6 @@ def readable(examples, seed=0):
     ],
 )
 def test_every_example_is_counted_once(size, batch_size, examples):
-    assert jax.device_count() == 8
     dataset = readable(size)
     skip_masks = ((True,), (False,), (True, False))
     sweep = Sweep(Reader(), skip_masks, dataset, batch_size=batch_size, examples=examples)
@@ -121,6 +121,7 @@ def test_one_pass_counts_what_each_truncation_alone_does(scheme):
     assert len(set(counts.errors)) > 1
 
 
+@pytest.mark.devices(8)
 def test_eight_devices_count_what_one_does():
     # Batches of 13 are the same program on eight devices as on one; with 500 it is one of 45.
     batch_sizes = (13, 500)

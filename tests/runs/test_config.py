@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from accordion_jax.depth import LookupTable
 from accordion_jax.runs import config as config_lib
 from accordion_jax.runs import stored_config
 
@@ -46,6 +47,35 @@ def test_every_method_of_the_figure_is_a_run_of_its_own():
     assert "figure_resnet20_coml-05-expected-distilled" in names
     with pytest.raises(ValueError, match="'resnet20_mine' is not known; wanted NETWORK_METHOD"):
         load(path, "resnet20_mine")
+
+
+def test_every_policy_of_the_link_grid_is_a_run_of_its_own_with_as_much_arithmetic(monkeypatch):
+    module, _ = load(next(p for p in CONFIGS if p.stem == "link"))
+    figure = "results/figure/figure_resnet20_coml-05-expected-distilled_seed0"
+    monkeypatch.setattr(module, "PILOT", figure)
+    table = LookupTable.read(CONFIGS[0].parents[1] / figure)
+    macs = [row.macs for row in table.rows]
+    variants, names = [*module.variants(), "pilot"], set()
+    for variant in variants:
+        config = module.get_config(variant)
+        config_lib.validate(config)
+        names.add(config_lib.run_name(config))
+        share = module.get_config(f"{variant}_2").train.epochs / config.train.epochs
+        assert share == pytest.approx(2 / module.EPOCHS, rel=0.01)
+    assert len(names) == len(variants) >= 20
+    assert {"link_coml-01-minimax-distilled", "link_resnet", "link_coml-link-65ms"} <= names
+    uniform, half = module.get_config("01_drawn"), module.get_config("05_drawn")
+    assert uniform.train.epochs * sum(macs) / 10 == pytest.approx(
+        module.EPOCHS * macs[-1], rel=0.001
+    )
+    assert half.train.epochs * (sum(macs[1:-1]) / 16 + macs[-1] / 2) == pytest.approx(
+        module.EPOCHS * macs[-1], rel=0.001
+    )
+    references = module.get_config("01_minimax").objective.references
+    assert references == pytest.approx([row.cross_entropy for row in table.rows], abs=1e-4)
+    for unknown in ("mine_drawn", "05_mine", "05", "resnet_drawn", "05_drawn_x"):
+        with pytest.raises(ValueError, match=f"{unknown!r} is not known; wanted pilot, or one of"):
+            module.get_config(unknown)
 
 
 def test_the_papers_hyper_parameters():

@@ -157,13 +157,34 @@ DIVERGING = {"optimizer__learning_rate": 1e9, "policy__full_probability": 1.0}
 
 def test_loss_that_is_not_finite_names_step_and_last_checkpoint(tmp_path):
     experiment = make(**DIVERGING, run__checkpoint_every_steps=1)
-    with pytest.raises(training.DivergedError, match=r"loss of step \d .*checkpoint"):
+    with pytest.raises(training.DivergedError, match=r"step \d .*checkpoint"):
         training.train(experiment, tmp_path)
     with_state = training.Checkpoints(tmp_path / "checkpoints", read_only=True)
     if with_state.latest is not None:
         restored = with_state.restore(with_state.latest, experiment.shapes)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(restored.params))
     with_state.close()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The loss of a step is of the weights before it: what the step made of them may be worse."""
+    experiment = make(run__checkpoint_every_steps=1, train__steps=3)
+    fetch, fetched = training.Together.fetch, []
+
+    def broken_at_the_second(together, state):
+        (found,) = fetch(together, state)
+        fetched.append(found)
+        if len(fetched) == 2:
+            found.params["head"]["bias"] = np.full_like(found.params["head"]["bias"], np.inf)
+        return [found]
+
+    monkeypatch.setattr(training.Together, "fetch", broken_at_the_second)
+    said = r"the weights after step 2 \(seed 0\) are not finite; .*checkpoints/1\. Lower"
+    with pytest.raises(training.DivergedError, match=said):
+        training.train(experiment, tmp_path)
+    kept = training.Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert kept.steps == [1]
+    kept.close()
 
 
 def test_each_draw_is_traced_once(tmp_path, monkeypatch):

@@ -149,6 +149,7 @@ def test_step_is_sgd_with_momentum_and_weight_decay(dataset):
 
 
 @pytest.mark.slow
+@pytest.mark.devices(8)
 def test_cross_replica_batch_norm_makes_eight_devices_equal_one(dataset):
     masks = [(False, True, False, True)] * 2
     model = make_model(axis_name=step_lib.AXIS)
@@ -159,6 +160,7 @@ def test_cross_replica_batch_norm_makes_eight_devices_equal_one(dataset):
     jax.tree.map(close, metrics_one, metrics_eight)
 
 
+@pytest.mark.devices(8)
 def test_without_it_each_device_normalises_its_own_shard(dataset):
     mask = (False,) * 4
     one, _ = take_steps(make_model(), [mask], 1, dataset)

@@ -110,5 +110,5 @@ def test_a_seed_given_twice_is_refused():
 
 def test_a_loss_that_is_not_finite_names_the_seed(tmp_path):
     runs = make_runs((5, 6), **DIVERGING)
-    with pytest.raises(training.DivergedError, match=r"loss of step \d .*seed 5\)"):
+    with pytest.raises(training.DivergedError, match=r"step \d .*seed 5\)"):
         training.train_together(runs, folders(tmp_path, (5, 6)))

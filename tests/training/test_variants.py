@@ -1,12 +1,13 @@
 """Compiled variants: one compilation a configuration, and errors that reach the caller."""
 
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from accordion_jax.training.variants import Variants, cpu_compiler_options
+from accordion_jax.training.variants import Variants, compiler_options
 
 ARGUMENTS = (jax.ShapeDtypeStruct((), jnp.float32),)
 
@@ -73,6 +74,16 @@ def test_an_error_in_compiling_reaches_the_caller():
         list(variants.compile_ahead([(False,)]))
 
 
-def test_cpu_options_are_accepted_by_this_xla():
-    compiled = jax.jit(jnp.sin).lower(0.5).compile(compiler_options=cpu_compiler_options() or None)
+def test_an_nvidia_gpu_records_convolutions_in_its_graphs(monkeypatch):
+    client = types.SimpleNamespace(platform_version="PJRT C API\ncuda 13000")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [types.SimpleNamespace(client=client)])
+    (value,) = compiler_options().values()
+    assert "CONVOLUTION" in value.split(",")
+    client.platform_version = "rocm 60000"
+    assert compiler_options() == {}
+
+
+def test_options_are_accepted_by_this_xla():
+    compiled = jax.jit(jnp.sin).lower(0.5).compile(compiler_options=compiler_options() or None)
     assert float(compiled(0.5)) == pytest.approx(0.479425, abs=1e-5)

@@ -28,7 +28,7 @@ def draw_policies(
     Raises:
       DeliveryError: Matplotlib is not installed.
     """
-    figure, axes = _axes(min(max(6.5, 0.42 * len(names)), 11.0), 4.2)
+    figure, (axes,) = _figure(min(max(6.5, 0.42 * len(names)), 11.0), 4.2, 1)
     width = 0.82 / len(policies)
     for number, (label, probabilities) in enumerate(policies.items()):
         places = np.arange(len(names)) + (number - (len(policies) - 1) / 2) * width
@@ -55,7 +55,11 @@ def draw_policies(
 def draw_expected_errors(
     path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, error_name: str, title: str
 ) -> None:
-    """Draws the rows of `expected.compare`: a group a deadline, a bar a label, intervals on them.
+    """Draws the rows of `expected.compare`: a panel a deadline, a line a label.
+
+    A dot is the mean with its interval, the small ones are single seeds. Where the rows have
+    differences from one label these are drawn in place of the errors: links differ far more than
+    policies do, and the differences are paired by link.
 
     Args:
       path: of the picture.
@@ -68,41 +72,46 @@ def draw_expected_errors(
     """
     deadlines = list(dict.fromkeys(row["deadline_s"] for row in rows))
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    figure, axes = _axes(min(max(6.5, 1.2 + 0.5 * len(labels) * len(deadlines)), 20.0), 4.4)
-    width = 0.82 / len(labels)
-    for number, label in enumerate(labels):
-        mine = [row for row in rows if row["label"] == label]
-        values, low, high = (
-            100 * np.array([row[name] for row in mine]) for name in ("value", "low", "high")
-        )
-        places = np.arange(len(deadlines)) + (number - (len(labels) - 1) / 2) * width
-        axes.bar(
-            places,
-            values,
-            width,
-            yerr=np.maximum([values - low, high - values], 0),
-            error_kw={"lw": 1, "capsize": 2.5, "alpha": 0.7},
-            label=label,
-        )
-    axes.set_xticks(range(len(deadlines)), [f"{deadline:g} s" for deadline in deadlines])
-    axes.set_xlabel("deadline, from the request")
-    axes.set_ylabel(f"expected {error_name}, %")
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", alpha=0.3, lw=0.6)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=min(len(labels), 3))
-    axes.set_title(title, fontsize=10, loc="left", wrap=True)
+    differ = any(row["difference"] for row in rows)
+    figure, panels = _figure(2.2 + 2.6 * len(deadlines), 1.5 + 0.25 * len(labels), len(deadlines))
+    for axes, deadline_s in zip(panels, deadlines, strict=True):
+        at = {row["label"]: row for row in rows if row["deadline_s"] == deadline_s}
+        named = f"{deadline_s:g} s"
+        for place, label in enumerate(labels):
+            row = at[label]
+            mean = row["difference"] if differ else row
+            if mean is None:  # the label that the others differ from
+                named += f" ({label}: {100 * row['value']:.1f} %)"
+                axes.axvline(0, color="0.4", lw=1)
+                axes.plot(0, place, "D", ms=5, color="0.4")
+                continue
+            value, low, high = (100 * mean[name] for name in ("value", "low", "high"))
+            spread = [[value - low], [high - value]]
+            axes.errorbar(value, place, xerr=spread, fmt="o", ms=5, capsize=2.5, lw=1, color="C0")
+            if len(mean["by_seed"]) > 1:
+                seeds = 100 * np.array(mean["by_seed"])
+                axes.plot(seeds, np.full(len(seeds), place), ".", ms=4, color="0.25", alpha=0.6)
+        axes.set_title(named, fontsize=9)
+        axes.grid(axis="x", alpha=0.3, lw=0.6)
+        axes.set_axisbelow(True)
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=9)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    unit = "difference, percentage points" if differ else "%"
+    figure.supxlabel(f"expected {error_name} at the deadline, {unit}", fontsize=10)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
+def _figure(width: float, height: float, panels: int) -> tuple[Any, Any]:
+    """A figure of inches and its panels, side by side."""
     check_that_pictures_can_be_drawn()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    found = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, found

@@ -33,12 +33,14 @@ class Mean:
       value: the mean.
       low: lower end of the 95 % bootstrap interval over traces.
       high: upper end.
-      deviation: standard deviation over seeds, each averaged over traces; None of one seed.
+      by_seed: the mean of each seed over traces.
+      deviation: standard deviation of these; None of one seed.
     """
 
     value: float
     low: float
     high: float
+    by_seed: tuple[float, ...]
     deviation: float | None
 
 
@@ -105,8 +107,9 @@ def bootstrap_mean(
     by_link = values.mean(0)
     picked = rng.integers(0, len(by_link), (draws, len(by_link)))
     low, high = np.quantile(by_link[picked].mean(1), [(1 - level) / 2, (1 + level) / 2])
-    deviation = float(values.mean(1).std(ddof=1)) if len(values) > 1 else None
-    return Mean(float(by_link.mean()), float(low), float(high), deviation)
+    by_seed = values.mean(1)
+    deviation = float(by_seed.std(ddof=1)) if len(values) > 1 else None
+    return Mean(float(by_link.mean()), float(low), float(high), tuple(by_seed.tolist()), deviation)
 
 
 def compare(
@@ -122,7 +125,7 @@ def compare(
     """Returns one JSON-able row a label and deadline: the expected error over links.
 
     Args:
-      groups: by label the methods of one policy, one a seed.
+      groups: by label the methods of one policy, one a seed, in the same order of seeds.
       links: those to test on, not those that a policy was fitted to.
       deadlines_s: each by itself.
       chance_error: where nothing arrives.
@@ -158,11 +161,14 @@ def compare(
                 "links": len(links),
                 "nothing_arrives": float(1 - arrive.mean()),
                 **dataclasses.asdict(bootstrap_mean(values, seed=seed)),
-                "by_seed": values.mean(1).tolist(),
                 "difference": None,
             }
             if reference is not None and label != reference:
-                paired = values.mean(0) - by_label[reference].mean(0)
+                other = by_label[reference]
+                # Seeds are paired too where there are as many: they share their order of examples.
+                paired = (
+                    values - other if len(values) == len(other) else values.mean(0) - other.mean(0)
+                )
                 row["difference"] = dataclasses.asdict(bootstrap_mean(paired, seed=seed))
             rows.append(row)
     return rows
@@ -190,8 +196,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], error_name: str, reference: str 
     if rows[0]["links"] == 1:
         over = "One link: exact, so that the intervals say nothing"
     paired = f"; after it the difference from {reference}, likewise, paired" if reference else ""
+    spread = "; ± the standard deviation over seeds" if any(r["seeds"] > 1 for r in rows) else ""
     notes = [
-        f"\n{over}{paired}.",
+        f"\n{over}{spread}{paired}.",
         f"Not even the smallest configuration of {rows[0]['label']} arrives: {shares}.",
     ]
     return "\n".join([*lines, *notes])
@@ -200,8 +207,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], error_name: str, reference: str 
 def _cell(row: Mapping[str, Any]) -> str:
     def figures(mean: Mapping[str, Any], sign: str = "") -> str:
         value, low, high = (100 * mean[name] for name in ("value", "low", "high"))
-        return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+        spread = f" ± {100 * mean['deviation']:.2f}" if mean["deviation"] is not None else ""
+        return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]{spread}"
 
-    spread = f" ± {100 * row['deviation']:.2f}" if row["deviation"] is not None else ""
-    shown = f"{figures(row)}{spread}"
+    shown = figures(row)
     return shown if row["difference"] is None else f"{shown}; {figures(row['difference'], '+')}"

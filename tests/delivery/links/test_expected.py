@@ -132,10 +132,29 @@ def test_policies_are_compared_paired_by_link():
     assert b["difference"]["high"] - b["difference"]["low"] < 0.1 * (b["high"] - b["low"])
     text = markdown(rows, "top-1 error", "a")
     assert "| a | 2 | " in text
+    assert "standard deviation over seeds" in text
     assert "Not even the smallest configuration of a arrives: " in text
     assert compare({"a": [METHOD]}, links, [0.1], chance_error=0.9) == compare(
         {"a": [METHOD]}, links, [0.1], chance_error=0.9
     )
+
+
+def test_as_many_seeds_are_paired_one_by_one():
+    links = [Link(random_trace(seed)) for seed in range(5)]
+
+    def method(shift):
+        errors = tuple(error + shift for error in METHOD.errors)
+        return Method("m", METHOD.sizes_bytes, errors, round_trips=2)
+
+    better = {"a": [method(0.0), method(0.1)], "b": [method(-0.02), method(0.08)]}
+    facts = {"chance_error": 2.0, "round_trip_s": 0.01, "reference": "a"}
+    _, row = compare(better, links, [1.0], **facts)
+    # The seeds of each policy differ by far more than the policies do.
+    assert row["deviation"] > 0.01
+    assert row["difference"]["deviation"] == pytest.approx(0, abs=1e-9)
+    assert row["difference"]["by_seed"] == pytest.approx([row["difference"]["value"]] * 2)
+    fewer = {"a": better["a"], "b": better["b"][:1]}
+    assert compare(fewer, links, [1.0], **facts)[1]["difference"]["deviation"] is None
 
 
 def test_pictures_are_the_same_each_time(tmp_path):
@@ -144,7 +163,12 @@ def test_pictures_are_the_same_each_time(tmp_path):
         draw_policies(tmp_path / name, ["x", "y"], {"p": (0.3, 0.7), "q": (0, 1)}, title="t")
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
     draw_expected_errors(tmp_path / "3.png", rows, error_name="top-1 error", title="t")
-    assert (tmp_path / "3.png").stat().st_size > 5000
+    both = {"a": [METHOD, METHOD], "b": [METHOD, METHOD]}
+    rows = compare(both, [Link(random_trace(0))], [0.1, 1.0], chance_error=0.9, reference="a")
+    draw_expected_errors(tmp_path / "4.png", rows, error_name="top-1 error", title="t")
+    sizes = {(tmp_path / f"{name}.png").stat().st_size for name in (3, 4)}
+    assert len(sizes) == 2
+    assert min(sizes) > 5000
 
 
 def test_measured_traces():

@@ -1,0 +1,1 @@
+"""Other ways to make a network small, each trained and measured at its true bytes."""

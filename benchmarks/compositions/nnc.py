@@ -1,0 +1,135 @@
+"""The plain network in NNC (ISO/IEC 15938-17); or, where there is no codec, a bound on its bytes.
+
+NNC quantises each tensor uniformly with one step, and codes the levels with adaptive binary
+arithmetic coding (DeepCABAC; Wiedemann et al. 2020, arXiv:1907.11900). The bound is the entropy of
+each tensor's levels under their own histogram: what a coder without contexts could reach at best.
+"""
+
+import collections
+import json
+import logging
+import math
+import pathlib
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from accordion_jax import models
+from accordion_jax.delivery.bundle.folding import fold_norms
+from benchmarks.compositions.forms import flatten, unflatten
+from benchmarks.compositions.rows import Composition
+from benchmarks.compositions.sending import Sent
+
+_log = logging.getLogger("accordion_jax")
+
+# Quantisation parameters: four more double the step.
+QPS = (-36, -32, -28, -24, -20, -16)
+_WORKER = pathlib.Path(__file__).parent / "nnc_worker.py"
+_OIHW, _HWIO = (3, 2, 0, 1), (2, 3, 1, 0)
+_CONSTANT = ("/scale", "/mean", "/var")  # of a folded norm
+
+
+def of_plain(
+    model: models.Network, variables: Mapping[str, Any], python: str
+) -> Iterator[Composition]:
+    """Yields the network at each quantisation parameter.
+
+    Args:
+      model: of the variables.
+      variables: not folded.
+      python: that has `nncodec`; empty for the bound.
+    """
+    folded = fold_norms(variables)
+    flat = {f"params:{path}": np.asarray(x) for path, x in flatten(folded["params"]).items()}
+    sent = {path: x for path, x in flat.items() if not path.endswith(_CONSTANT)}
+    name, note, coded = "NNC", "nncodec, one stream", {}
+    if python:
+        try:
+            coded = _coded(sent, python)
+        except (OSError, RuntimeError) as error:
+            _log.warning("%s", error)
+    if not coded:
+        name = "entropy bound for NNC"
+        note = "no codec ran: the zero-order entropy of uniformly quantised tensors, no header"
+        coded = {qp: _bound(sent, qp) for qp in QPS}
+    for qp, (size, arrays) in coded.items():
+        params = {path.removeprefix("params:"): x for path, x in (flat | arrays).items()}
+        held = {**folded, "params": unflatten(params)}
+        named = {f"qp {qp}": Sent(held, size)}
+        said = note if qp == QPS[0] else ""
+        yield Composition(f"plain, {name}, qp {qp}", "NNC", model, named, said)
+
+
+Coded = dict[int, tuple[int, dict[str, np.ndarray]]]
+
+
+def _coded(sent: Mapping[str, np.ndarray], python: str) -> Coded:
+    """Runs the codec in its own process.
+
+    Raises:
+      RuntimeError: it failed; says what it said.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        arrays = {path: _ordered(x, _OIHW) for path, x in sent.items()}
+        safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
+        finished = subprocess.run(
+            [python, str(_WORKER), str(folder / "arrays.safetensors"), temporary, *map(str, QPS)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if finished.returncode:
+            lines = (finished.stderr or finished.stdout).strip().splitlines() or ["nothing"]
+            raise RuntimeError(
+                f"{python} could not code with nncodec, and said: {lines[-1]}; install nncodec "
+                "there, or leave --nnc_python out for a bound"
+            )
+        found = json.loads((folder / "found.json").read_text())
+        coded = {}
+        for qp, facts in found.items():
+            decoded = safetensors.numpy.load_file(folder / f"{qp}.safetensors")
+            coded[int(qp)] = (
+                facts["bytes"],
+                {path: _ordered(x, _HWIO) for path, x in decoded.items()},
+            )
+            _log.info("NNC at qp %s: decoded in %.2f s", qp, facts["decode_s"])
+        return coded
+
+
+def _ordered(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Kernels in another order; a dense kernel transposed, as PyTorch has it."""
+    if x.ndim == 2:
+        return np.ascontiguousarray(x.T)
+    return np.ascontiguousarray(x.transpose(axes)) if x.ndim == 4 else x
+
+
+def _bound(sent: Mapping[str, np.ndarray], qp: int) -> tuple[int, dict[str, np.ndarray]]:
+    """Bytes of the entropy of the levels, and what they stand for; biases are float16."""
+    bits, arrays = 0.0, {}
+    step = step_of(qp)
+    for path, x in sent.items():
+        if x.ndim < 2:
+            bits += 16 * x.size
+            arrays[path] = x.astype(np.float16).astype(np.float32)
+            continue
+        levels = np.rint(x / step)
+        arrays[path] = (levels * step).astype(np.float32)
+        bits += entropy_bits(levels) + 32
+    return math.ceil(bits / 8), arrays
+
+
+def step_of(qp: int, density: int = 2) -> float:
+    """Returns the quantisation step that the standard gives a parameter of some density."""
+    multiplier = (1 << density) + (qp & ((1 << density) - 1))
+    return multiplier * 2.0 ** ((qp >> density) - density)
+
+
+def entropy_bits(levels: np.ndarray) -> float:
+    """Returns the entropy of all levels of a tensor under their own histogram, in bits."""
+    counts = np.array(list(collections.Counter(levels.reshape(-1).tolist()).values()))
+    return float(-(counts * np.log2(counts / counts.sum())).sum())

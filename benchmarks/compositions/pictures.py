@@ -1,0 +1,104 @@
+"""The picture of all compositions: error against bytes, and against operations."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
+from accordion_jax.system.files import replacing
+
+_MARKERS = "osD^vP*Xh<>"
+
+
+def draw(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
+    """Draws the rows of a table, and its early exits where there are any.
+
+    Args:
+      path: of the picture.
+      document: of `benchmarks.compositions.table`.
+
+    Raises:
+      DeliveryError: Matplotlib is not installed.
+    """
+    check_that_pictures_can_be_drawn()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    found = document["early_exit"]
+    figure = Figure(figsize=(13 if found else 8.5, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels: Any = figure.subplots(1, 2 if found else 1, width_ratios=(1.6, 1) if found else (1,))
+    axes = panels[0] if found else panels
+    _draw_bytes(axes, document)
+    if found:
+        _draw_macs(panels[1], document)
+    figure.suptitle(f"{document['dataset']}, {document['examples']:,} test images", fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
+
+
+def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
+    families = list(dict.fromkeys(row["family"] for row in document["rows"]))
+    for number, family in enumerate(families):
+        colour, label = f"C{number % 10}", family
+        for row in document["rows"]:
+            if row["family"] != family:
+                continue
+            sizes = [point["bytes"] / 1e3 for point in row["points"]]
+            errors = [100 * point["error"] for point in row["points"]]
+            axes.plot(
+                sizes,
+                errors,
+                color=colour,
+                marker=_MARKERS[number % len(_MARKERS)],
+                ms=5,
+                lw=1.0,
+                ls="-" if row["rival"] else "--",
+                alpha=0.85,
+                label=label,
+            )
+            label = None
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("bytes received, kB")
+    axes.set_ylabel("top-1 error, %")
+    axes.set_title("error against bytes", fontsize=10)
+    axes.grid(alpha=0.3, which="both", lw=0.6)
+    axes.legend(fontsize=8)
+
+
+def _draw_macs(axes: Any, document: Mapping[str, Any]) -> None:
+    found = document["early_exit"]
+    axes.plot(
+        [each["macs"] / 1e6 for each in found["fixed"]],
+        [100 * each["error"] for each in found["fixed"]],
+        "o--",
+        color="C0",
+        ms=4,
+        label="one depth for all images",
+    )
+    curve = [each["test"] for each in found["curve"]]
+    axes.plot(
+        [each["mean_macs"] / 1e6 for each in curve],
+        [100 * each["error"] for each in curve],
+        ".-",
+        color="C1",
+        label="early exit by confidence",
+    )
+    small: dict[int, list[float]] = {}
+    for row in document["rows"]:
+        if row["family"] in ("small network", "plain"):
+            small.setdefault(row["macs"], []).append(row["points"][0]["error"])
+    axes.plot(
+        [macs / 1e6 for macs in small],
+        [100 * min(errors) for errors in small.values()],
+        "s",
+        color="C2",
+        ms=5,
+        label="networks of one size",
+    )
+    axes.set_xlabel("mean multiply-accumulates an image, M")
+    axes.set_ylabel("top-1 error, %")
+    axes.set_title("error against operations", fontsize=10)
+    axes.grid(alpha=0.3, lw=0.6)
+    axes.legend(fontsize=8)
