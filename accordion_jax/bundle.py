@@ -32,7 +32,7 @@ from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress
-from accordion_jax.training import CheckpointError, Run, load_measured_run
+from accordion_jax.training import CheckpointError, Run, compiler_options, load_measured_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
@@ -155,6 +155,7 @@ def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0)
         dataset,
         batch_size=run.config.sweep.batch_size,
         examples=examples,
+        compiler_options=compiler_options(),
     )
     place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
 
