@@ -3,6 +3,8 @@ import json
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from accordion_jax.delivery.bundle.manifest import (
     MAX_MANIFEST_BYTES,
@@ -314,3 +316,46 @@ def test_digests():
     assert not is_digest(digest(b"x").upper())
     assert not is_digest(digest(b"x") + "\n")
     assert not is_digest("../" + digest(b"x")[3:])
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.sampled_from(["base", "block01", "0", "11", "AAAA", 0, 1, 2, 3, -1]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_whatever_is_in_it_it_is_read_or_refused(data):
+    manifest = make_chained(
+        [100, 50, 60],
+        [70, 40],
+        [0.9, 0.5, 0.3, 0.28, 0.27],
+        others=[(["base", "block01", "base.8", "block01.8"], 1, 0.4)],
+    )
+    document = json.loads(manifest.to_bytes())
+    for _ in range(data.draw(st.integers(1, 2))):
+        node = document
+        while True:
+            keys = range(len(node)) if isinstance(node, list) else sorted(node)
+            key = data.draw(st.sampled_from(keys))
+            if isinstance(node[key], (list, dict)) and node[key] and data.draw(st.booleans()):
+                node = node[key]
+                continue
+            node[key] = data.draw(values)
+            break
+    content = {k: v for k, v in document.items() if k != "model_id"}
+    document["model_id"] = digest(canonical_json(content))
+    try:
+        read = Manifest.from_bytes(json.dumps(document).encode())
+    except ManifestError:
+        return
+    assert read.to_bytes() == canonical_json(document)
+    assert Manifest.from_bytes(read.to_bytes()) == read
+    assert read.sets.complete({segment.sha256 for segment in read.segments})
