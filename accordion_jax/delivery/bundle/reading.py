@@ -7,7 +7,7 @@ import zlib
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
-from accordion_jax.delivery.bundle.variables import unpack
+from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"

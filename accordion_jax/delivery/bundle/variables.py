@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from accordion_jax.delivery.bundle.encodings.segment import Encoded, read, refine
+from accordion_jax.delivery.bundle.encodings.segment import Encoded
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
+from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
 
 
@@ -24,25 +25,6 @@ class Loaded:
 
     variables: dict[str, Any]
     encoded: Encoded | None
-
-
-def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
-    """Returns the encoded tensors of a segment that has a layout.
-
-    Args:
-      segment: of the manifest.
-      content: of its file.
-      before: what it refines; None where it refines nothing.
-
-    Raises:
-      BundleError: as `read` and `refine`; or `before` is not here.
-    """
-    if segment.refines is None:
-        assert segment.layout is not None
-        return read(content, segment.layout)
-    if before is None:
-        raise BundleError(f"it refines {segment.refines!r}, which is not here")
-    return refine(before, content)
 
 
 def load_segment(
