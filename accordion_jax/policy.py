@@ -155,7 +155,8 @@ def _source() -> tuple[LookupTable, Method, dict[str, str]]:
     if given is _BUNDLE:
         manifest = read_manifest(given.value)
         method = accordion(manifest, head_bytes(manifest))
-        return manifest.table, method, {"model_id": manifest.model_id}
+        rows = tuple(manifest.rows[configuration.name] for configuration in manifest.path)
+        return LookupTable(rows, manifest.table.provenance), method, {"model_id": manifest.model_id}
     table, path = LookupTable.read(given.value), pathlib.Path(given.value)
     return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
 
