@@ -28,8 +28,8 @@ from accordion_jax.delivery.links.picture import (
 from accordion_jax.delivery.links.replay import (
     Method,
     accordion,
+    head_bytes,
     log_times,
-    manifest_bytes,
     number_of_classes,
     replay,
     small_model,
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     if not classes:
         raise app.UsageError("the manifest does not say how many classes there are; give --classes")
     methods = [
-        accordion(manifest, manifest_bytes(manifest)),
+        accordion(manifest, head_bytes(manifest)),
         whole("full model", manifest.size_bytes, manifest.table.full.top1_error),
         # Bits a weight are a matter of networks.
         *([_eight_bits(manifest)] if runtimes.name_of(manifest) == "networks" else []),

@@ -6,6 +6,7 @@ import pathlib
 import zlib
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
+from accordion_jax.delivery.bundle.front import FRONT_NAME, check_front
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
@@ -56,7 +57,8 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
     Raises:
       FileNotFoundError, ManifestError: as `read_manifest`.
       BundleError: a segment is missing, its size, digest or bytes of arrays differ, or it cannot be
-        unpacked; names the segment, its path, and both values.
+        unpacked; names the segment, its path, and both values. Or there is a front, and it is that
+        of another bundle.
     """
     manifest = read_manifest(bundle)
     held: dict[str, Encoded] = {}
@@ -88,6 +90,9 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
             held[segment.unit] = unpack(segment, content, held.get(segment.unit))
         except BundleError as error:
             raise BundleError(f"{what} cannot be unpacked: {error}") from error
+    front = pathlib.Path(bundle) / FRONT_NAME
+    if front.is_file():
+        check_front(front.read_bytes(), manifest, str(front))
     return manifest
 
 
