@@ -1,12 +1,13 @@
 """The ResNet-20 on CIFAR-10 whose bundle comes with the project, and the plain one beside it.
 
 python -m accordion_jax.main --config=configs/resnet20_elastic.py
-python -m accordion_jax.main --config=configs/resnet20_elastic.py:deepened
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain
 
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
-the weight; `:deepened` starts from it and goes on for a few epochs with nine tenths. `:plain`
-trains the full depth alone, for comparison. 5,000 training images are held out, for choices that
-are made with a trained network.
+the weight. `:plain` trains the full depth alone, for comparison. 5,000 training images are held
+out, for choices that are made with a trained network. Each took two minutes on an H200 that three
+such runs shared. Top-1 error on the test set: elastic 37.9 % with three blocks (5 % of the bytes),
+17.1 % with six (24 %), 9.7 % with all; plain 8.7 %.
 """
 
 from accordion_jax.runs.config import default_config
@@ -16,16 +17,8 @@ _ELASTIC = {
     "objective.distillation": 0.5,
     "policy.min_depth": 0,
 }
-_DEEPENED = {
-    "train.start_from": "runs/resnet20_elastic-05-expected-distilled_seed0",
-    "policy.full_probability": 0.9,
-    "train.epochs": 5.0,
-    "optimizer.learning_rate": 0.02,
-    "optimizer.warmup_epochs": 0.2,
-}
 VARIANTS = {
     "elastic": {"name": "resnet20_elastic"} | _ELASTIC,
-    "deepened": {"name": "resnet20_deepened"} | _ELASTIC | _DEEPENED,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
 }
 

@@ -181,7 +181,7 @@ def test_a_guarantee_is_printed_with_what_it_assumes(table, traces, capsys):
             "-1 must be above 0",
         ),
         (
-            ("link", "--table={table}", "--traces={traces}", "--deadline_s=0.05", "--out=x.json"),
+            ("link", "--table={table}", "--traces={traces}", "--deadline_s=0.02", "--out=x.json"),
             "not even the smallest configuration arrives in time",
         ),
         (("link", "--table={table}", "--traces={traces}", "--deadline_s=1"), "give --out="),

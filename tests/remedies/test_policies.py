@@ -193,12 +193,12 @@ def test_the_file_to_write_is_of_json(tmp_path, capsys, command):
 
 @pytest.mark.tries("allow a longer deadline, take a faster link, or send a smaller model")
 def test_something_arrives(capsys):
-    command = "link --table=run --deadline_s=0.08 --link_model=constant:rate_bps=1e6 --out=p.json"
+    command = "link --table=run --deadline_s=0.05 --link_model=constant:rate_bps=1e6 --out=p.json"
     with refused() as said:
         policy(command)
     assert said[0].startswith("not even the smallest configuration arrives in time")
     for change in (
-        ("=0.08", "=0.1"),
+        ("=0.05", "=0.07"),
         ("rate_bps=1e6", "rate_bps=2e6"),
         ("--table=run", "--table=small"),
     ):
