@@ -82,6 +82,10 @@ def draw_over_links(
         for place, label in enumerate(labels):
             row = at[label]
             mean = row["difference"] if differ else row
+            if row["chosen"]:
+                across = axes.get_yaxis_transform()
+                where = {"transform": across, "ha": "right", "va": "bottom", "fontsize": 7}
+                axes.text(0.99, place - 0.12, row["chosen"], color="0.3", **where)
             if mean is None:  # the label that the others differ from
                 named += f" ({label}: {100 * row['value']:.1f} %)"
                 axes.axvline(0, color="0.4", lw=1)
