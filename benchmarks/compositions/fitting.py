@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accordion_jax import data, models, tasks
-from accordion_jax.training import cpu_compiler_options
+from accordion_jax.training import compiler_options
 from accordion_jax.training.step import epoch_order
 from benchmarks.compositions.forms import Flat, flatten, unflatten
 
@@ -310,7 +310,7 @@ class Trainer:
         )
         state, arguments = self._arguments(params, fixed, statistics, _NO_SCHEDULE, 2)
         lowered = jax.jit(step, donate_argnums=0).lower(state, *arguments)
-        return lowered.compile(compiler_options=cpu_compiler_options() or None)
+        return lowered.compile(compiler_options=compiler_options() or None)
 
 
 _NO_SCHEDULE = Schedule(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -369,7 +369,7 @@ class Judge:
         if program is None:
             answer = jax.jit(functools.partial(self._answer, model, skip_masks))
             lowered = answer.lower(on_device, self._rows, jnp.int32(0))
-            program = lowered.compile(compiler_options=cpu_compiler_options() or None)
+            program = lowered.compile(compiler_options=compiler_options() or None)
             self._programs[model, skip_masks] = program
         found = []
         for start in range(0, self.examples, self._size):

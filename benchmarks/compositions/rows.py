@@ -73,7 +73,8 @@ def of_rival(trained: rivals.Trained) -> Iterator[Composition]:
         else:
             (sent,) = sending.dense(variables, (bits,))
         family = {"factored": "low rank", "whole": "small network"}.get(kind, kind)
-        yield Composition(f"{name}, {bits} bits", family, model, {f"{bits} bits": sent}, note)
+        said = note if bits == FEW_BITS[0] else ""
+        yield Composition(f"{name}, {bits} bits", family, model, {f"{bits} bits": sent}, said)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ def measure(composition: rows.Composition, measured: Measured) -> dict[str, Any]
         }
         for what, sent in composition.sent.items()
     ]
-    return _row(composition, True, points, composition.note)
+    return _row(composition, True, points, composition.note, measured)
 
 
 def measure_depths(
@@ -140,7 +140,7 @@ def measure_depths(
             for mask, size, error in zip(masks, _sizes_of(masks, sizes), errors, strict=True)
         ]
         points += found[-1:] if points else found
-    return _row(depths, False, points, "")
+    return _row(depths, False, points, "", measured)
 
 
 def _sizes_of(masks: tuple[tuple[bool, ...], ...], sizes: list[int]) -> list[int]:
@@ -149,9 +149,13 @@ def _sizes_of(masks: tuple[tuple[bool, ...], ...], sizes: list[int]) -> list[int
 
 
 def _row(
-    composition: rows.Composition | rows.Depths, rival: bool, points: list[Point], note: str
+    composition: rows.Composition | rows.Depths,
+    rival: bool,
+    points: list[Point],
+    note: str,
+    measured: Measured,
 ) -> dict[str, Any]:
-    macs = sum(composition.model.unit_macs((32, 32, 3)).values())
+    macs = sum(composition.model.unit_macs(measured.judge.task.inputs.shape).values())
     family = composition.family if isinstance(composition, rows.Composition) else "Accordion"
     return {
         "name": composition.name,
