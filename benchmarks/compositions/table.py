@@ -5,7 +5,7 @@
 The plain network is a run that was trained whole, the elastic one a run of any depth; the rivals
 are what `benchmarks.compositions.train` has written. Each of the three may be left out. Writes
 ``compositions.json``, ``.md`` and ``.png``. What was measured once is kept in the folder, so that
-the same command again, with more rivals, measures only those.
+the same command again, with more rivals, measures only those; ``--only`` takes patterns of rows.
 
 ``--nnc_python`` is a Python that has `nncodec`, which does not install beside this project's own
 packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
@@ -13,6 +13,7 @@ packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
 Time on two CPU cores: an hour for ResNet-20 and sixteen rivals; a GPU needs five minutes.
 """
 
+import fnmatch
 import functools
 import logging
 import math
@@ -29,7 +30,7 @@ from accordion_jax.system.files import write_json, write_whole
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.options import OUT, run
+from benchmarks.options import ONLY, OUT, run
 from benchmarks.report import machine
 
 _log = logging.getLogger("accordion_jax")
@@ -80,12 +81,12 @@ def main() -> None:
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:
-        for composition in each:
+        for composition in filter(_wanted, each):
             _add(document, measure(composition, measured))
     if elastic:
         blocks = [elastic.model.block_names[i] for i in elastic.ladder.sending_order]
         masks = elastic.ladder.skip_masks
-        for depths in rows.of_elastic(elastic.model, elastic.variables, blocks):
+        for depths in filter(_wanted, rows.of_elastic(elastic.model, elastic.variables, blocks)):
             _add(document, measure_depths(depths, masks, measured))
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
         document["early_exit"] = exits(elastic, measured.judge, Judge(held_out, test.task))
@@ -95,6 +96,10 @@ def main() -> None:
     pictures.draw(out / "compositions.png", document)
     print(text)
     print(f"wrote compositions.json, .md and .png into {out}")
+
+
+def _wanted(row: rows.Composition | rows.Depths) -> bool:
+    return any(fnmatch.fnmatch(row.name, pattern) for pattern in ONLY.value)
 
 
 def _add(document: dict[str, Any], row: dict[str, Any]) -> None:

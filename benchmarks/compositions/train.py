@@ -34,11 +34,10 @@ from accordion_jax.training.state import example_spec
 from benchmarks.compositions.fitting import Judge, Schedule, Setting, Trainer
 from benchmarks.compositions.forms import Flat, describe, flatten, unflatten
 from benchmarks.compositions.rivals import Rival, Trained, result_path, rivals, save
-from benchmarks.options import OUT, RUN, run
+from benchmarks.options import ONLY, OUT, RUN, run
 
 _log = logging.getLogger("accordion_jax")
 
-_ONLY = flags.DEFINE_list("only", ["*"], "Rivals to train, patterns: pruned-*,resnet8*.")
 _EPOCHS = flags.DEFINE_float("epochs", 15.0, "Of what begins with the run's weights.", 0.0)
 _SCRATCH_EPOCHS = flags.DEFINE_float(
     "scratch_epochs", None, "Of what is trained from the start; twice --epochs by default.", 0.0
@@ -173,11 +172,11 @@ def main() -> None:
     wanted = [
         rival
         for rival in rivals(_DISTILLATION.value)
-        if any(fnmatch.fnmatch(rival.name, pattern) for pattern in _ONLY.value)
+        if any(fnmatch.fnmatch(rival.name, pattern) for pattern in ONLY.value)
     ]
     if not wanted:
         names = ", ".join(rival.name for rival in rivals(_DISTILLATION.value))
-        raise ValueError(f"--only={','.join(_ONLY.value)} fits no rival; there are {names}")
+        raise ValueError(f"--only={','.join(ONLY.value)} fits no rival; there are {names}")
     setting, held_out = _setting(source)
     judge = Judge(held_out, setting.task)
     jobs = [
