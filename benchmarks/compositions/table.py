@@ -30,6 +30,7 @@ from accordion_jax.system.files import write_json, write_whole
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
+from benchmarks.compositions.recalibrating import Recalibration
 from benchmarks.options import ONLY, OUT, run
 from benchmarks.report import machine
 
@@ -78,6 +79,10 @@ def main() -> None:
             rows.of_plain(plain.model, plain.variables),
             nnc.of_plain(plain.model, plain.variables, _NNC.value),
         ]
+        train = data.load(name, "train", data_dir=folder, holdout=_CALIBRATION.value)
+        compositions.append(
+            rows.without_training(plain.model, plain.variables, Recalibration(train))
+        )
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:
@@ -118,7 +123,7 @@ def measure(composition: rows.Composition, measured: Measured) -> dict[str, Any]
             "bytes": sent.size_bytes,
             "error": measured(composition.model, sent.variables)[0],
         }
-        for what, sent in composition.sent.items()
+        for what, sent in zip(composition.what, composition.make(), strict=True)
     ]
     return _row(composition, True, points, composition.note, measured)
 
@@ -132,7 +137,7 @@ def measure_depths(
     what is between is not measured.
     """
     points: list[Point] = []
-    for bits, (variables, sizes) in depths.steps.items():
+    for bits, variables, sizes in zip(depths.bits, *depths.make(), strict=True):
         errors = measured(depths.model, variables, masks)
         found = [
             {

@@ -1,5 +1,7 @@
 """What a device holds of each composition, and the bytes until then."""
 
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -97,24 +99,43 @@ def test_rows_of_a_plain_network_have_names_of_their_own():
     assert len(set(names)) == len(names)
     assert {each.family for each in found} == {"plain", "bit-planes"}
     for each in found:
-        sizes = [sent.size_bytes for sent in each.sent.values()]
-        assert sizes == sorted(sizes)
+        made = each.make()
+        assert len(made) == len(each.what)
+        assert [sent.size_bytes for sent in made] == sorted(sent.size_bytes for sent in made)
+
+
+def test_without_training_statistics_are_all_that_changes():
+    renewed = []
+
+    def recalibrate(model, variables):
+        renewed.append(variables)
+        return variables
+
+    found = {each.name: each for each in rows.without_training(MODEL, VARIABLES, recalibrate)}
+    assert not renewed  # nothing is made before it is asked for
+    (sent,) = found["plain, 4 bits, recalibrated"].make()
+    (plain,) = dense(VARIABLES, (4,))
+    assert sent.size_bytes <= 1.1 * plain.size_bytes
+    for each in found.values():
+        (sent,) = each.make()
+        assert 0 < distance(sent.variables) < 3
+    jax.tree.map(np.testing.assert_array_equal, renewed[0]["batch_stats"], VARIABLES["batch_stats"])
 
 
 def test_without_a_codec_the_entropy_stands_for_it():
     found = list(nnc.of_plain(MODEL, VARIABLES, ""))
     assert all("entropy bound" in each.name for each in found)
-    assert "no codec ran" in found[0].note
-    sizes = [sent.size_bytes for each in found for sent in each.sent.values()]
+    assert "no codec" in found[0].note
+    made = [sent for each in found for sent in each.make()]
+    sizes = [sent.size_bytes for sent in made]
     assert sizes == sorted(sizes, reverse=True)
-    (sent,) = found[0].sent.values()
-    assert distance(sent.variables) < 0.05
+    assert distance(made[0].variables) < 0.05
 
 
-def test_a_codec_that_does_not_run_is_told_and_the_entropy_stands_for_it(caplog):
-    found = list(nnc.of_plain(MODEL, VARIABLES, "no-such-python"))
-    assert "entropy bound" in found[0].name
-    assert "no-such-python" in caplog.text
+def test_a_codec_that_does_not_run_is_told():
+    found = list(nnc.of_plain(MODEL, VARIABLES, sys.executable))
+    with pytest.raises(RuntimeError, match=r"could not code with nncodec, and said: .*nncodec"):
+        found[0].make()
 
 
 def test_steps_of_quantisation_double_every_four():
