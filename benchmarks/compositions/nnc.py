@@ -66,7 +66,7 @@ def of_plain(
 
     for qp in QPS:
         each = functools.partial(make, qp)
-        yield Composition(f"plain, {name}, qp {qp}", "NNC", model, each, [f"qp {qp}"], note)
+        yield Composition(f"plain {name} qp {qp}", "NNC", model, each, [f"qp {qp}"], note)
         note = ""
 
 

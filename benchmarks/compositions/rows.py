@@ -58,10 +58,10 @@ def of_plain(model: models.Network, variables: Mapping[str, Any]) -> Iterator[Co
     for bits in PLAIN_BITS:
         name = f"float{bits}" if bits > 8 else f"{bits} bits"
         make = functools.partial(sending.dense, variables, (bits,))
-        yield Composition(f"plain, {name}", "plain", model, make, [name])
+        yield Composition(f"plain {name}", "plain", model, make, [name])
     for steps in BIT_PLANES:
         make = functools.partial(sending.dense, variables, steps)
-        name = ", then ".join(map(str, steps))
+        name = "-".join(map(str, steps))
         what = [f"{bits} bits" for bits in steps]
         yield Composition(f"bit-planes {name}", "bit-planes", model, make, what)
 
@@ -82,7 +82,7 @@ def without_training(
         return sending.dense(recalibrate(model, sending.rounded(variables, bits)), (bits,))
 
     for bits in CALIBRATED_BITS:
-        name = f"plain, {bits} bits, recalibrated"
+        name = f"plain {bits} bits recalibrated"
         make = functools.partial(quantised, bits)
         yield Composition(name, "recalibrated", model, make, [f"{bits} bits"], note)
         note = ""
@@ -107,7 +107,7 @@ def without_training(
             else f"{form.way} rank {form.share:g} c"
         )
         for bits in (8, 5):
-            name = f"plain, {what}, recalibrated, {bits} bits"
+            name = f"plain {what} {bits} bits recalibrated"
             make = functools.partial(changed, form, bits)
             yield Composition(name, "recalibrated", model, make, [f"{bits} bits"])
 
@@ -125,12 +125,12 @@ def of_rival(trained: rivals.Trained) -> Iterator[Composition]:
     if kind == "quantised":
         bits = trained.row["form"]["bits"]
         make = functools.partial(sending.dense, variables, (bits,), base_bits=8)
-        yield Composition(f"{name}, fine-tuned", kind, model, make, [f"{bits} bits"], note)
+        yield Composition(f"{name} fine-tuned", kind, model, make, [f"{bits} bits"], note)
         return
     family = {"factored": "low rank", "whole": "small network"}.get(kind, kind)
     for bits in FEW_BITS:
         each = functools.partial(_trained, trained, variables, bits)
-        yield Composition(f"{name}, {bits} bits", family, model, each, [f"{bits} bits"], note)
+        yield Composition(f"{name} {bits} bits", family, model, each, [f"{bits} bits"], note)
         note = ""
 
 
@@ -181,6 +181,6 @@ def of_elastic(
       blocks: units in the order in which they are sent.
     """
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
-        name = f"Accordion, {', then '.join(map(str, steps))} bits"
+        name = f"Accordion {'-'.join(map(str, steps))} bits"
         make = functools.partial(sending.by_depth, variables, steps, blocks)
         yield Depths(name, model, steps, make)

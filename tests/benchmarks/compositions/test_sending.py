@@ -97,6 +97,7 @@ def test_rows_of_a_plain_network_have_names_of_their_own():
     found = list(rows.of_plain(MODEL, VARIABLES))
     names = [each.name for each in found]
     assert len(set(names)) == len(names)
+    assert not any("," in name for name in names)  # it parts the patterns of --only
     assert {each.family for each in found} == {"plain", "bit-planes"}
     for each in found:
         made = each.make()
@@ -113,7 +114,7 @@ def test_without_training_statistics_are_all_that_changes():
 
     found = {each.name: each for each in rows.without_training(MODEL, VARIABLES, recalibrate)}
     assert not renewed  # nothing is made before it is asked for
-    (sent,) = found["plain, 4 bits, recalibrated"].make()
+    (sent,) = found["plain 4 bits recalibrated"].make()
     (plain,) = dense(VARIABLES, (4,))
     assert sent.size_bytes <= 1.1 * plain.size_bytes
     for each in found.values():
