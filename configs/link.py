@@ -16,7 +16,7 @@ import re
 from accordion_jax.depth import LookupTable, make_ladder, make_policy
 from accordion_jax.runs.config import default_config
 
-EPOCHS = 8.0
+EPOCHS = 4.0
 
 # Policy -> fields of the config. 01 is the uniform one: ten configurations, a tenth each.
 PAPERS = {

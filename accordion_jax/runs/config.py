@@ -93,6 +93,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.epochs = 164.0
     config.train.steps = 0  # length in steps instead, where not 0; epochs still time the schedule
     config.train.batch_size = 124  # over all devices
+    # Workdir of a trained run of the same network, whose weights this one begins with.
+    config.train.start_from = ""
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".

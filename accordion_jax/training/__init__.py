@@ -6,16 +6,10 @@ from accordion_jax.training.experiment import Experiment, make_experiment
 from accordion_jax.training.loop import Preempted, train, train_together
 from accordion_jax.training.metrics import read_metrics
 from accordion_jax.training.objective import OBJECTIVES, Draw, single
-from accordion_jax.training.run import (
-    Run,
-    claim_workdir,
-    load_measured_run,
-    load_run,
-    provenance,
-    versions,
-)
+from accordion_jax.training.run import claim_workdir, provenance, versions
 from accordion_jax.training.state import TrainState, init_state
 from accordion_jax.training.together import Together
+from accordion_jax.training.trained import Run, load_measured_run, load_run
 from accordion_jax.training.variants import Variants, compiler_options
 from accordion_jax.training.window import DivergedError
 

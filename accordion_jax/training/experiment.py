@@ -24,6 +24,7 @@ from accordion_jax.training.objective import (
 )
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
 from accordion_jax.training.state import TrainState, example_spec, init_state, state_shapes
+from accordion_jax.training.trained import start_from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +85,16 @@ class Experiment:
         return jax.random.key_data(jax.random.key(self.config.seed))
 
     def init(self) -> TrainState:
-        """The state before the first step, a function of the seed."""
+        """The state before the first step: a function of the seed, and of the run to start from.
+
+        Raises:
+          ValueError, FileNotFoundError, CheckpointError: as `trained.start_from`.
+        """
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
         state = init_state(self.model, self.optimizer, key, self.example)
-        return state._replace(objective=self.objective_state)
+        state = state._replace(objective=self.objective_state)
+        before = self.config.train.start_from
+        return start_from(before, state) if before else state
 
     @property
     def shapes(self) -> TrainState:
