@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.compositions.early_exit import Answers, at_budget, at_error, calibrate, measure
+from benchmarks.compositions.early_exit import (
+    Answers,
+    _best_threshold,
+    at_budget,
+    at_error,
+    calibrate,
+    measure,
+)
 
 MACS = [100, 200, 400]
 HEAD = 10
@@ -80,3 +87,18 @@ def test_choices_keep_to_their_bounds():
         assert all(each.error >= chosen.error for each in found if each.mean_macs <= budget)
     assert at_budget(found, 1) is None
     assert at_error(found, -1.0) is None
+
+
+@given(seed=st.integers(0, 20), price=st.floats(0, 2), second=st.sampled_from([np.inf, 0.5, 0.9]))
+def test_a_threshold_is_the_best_that_there_is(seed, price, second):
+    answers = answers_of(seed, examples=40)
+    limits = np.array([np.inf, second, 0])
+
+    def total(limit):
+        limits[0] = limit
+        found = measure(answers, limits, MACS, HEAD)
+        return found.error + price * found.mean_macs / MACS[-1]
+
+    chosen = _best_threshold(answers, limits.copy(), 0, MACS, HEAD, price)
+    least = min(map(total, [np.inf, *answers.confidence[0]]))
+    assert total(chosen) == pytest.approx(least, abs=1e-12)
