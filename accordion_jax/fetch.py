@@ -21,6 +21,7 @@ from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.progress import TransferProgress, summary
 from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import CacheLimitError, DeliveryError
+from accordion_jax.delivery.planner import Requirements
 from accordion_jax.delivery.runtimes.predicting import Predictor
 from accordion_jax.system import command
 from accordion_jax.system.numbers import Number, WholeNumber
@@ -76,9 +77,6 @@ _EXPECT_BPS = flags.DEFINE(
 _TIMEOUT_S = flags.DEFINE(
     Number(0.01), "timeout_s", 10.0, "Seconds without a byte, until a connection is lost."
 )
-_PLAN_AT_ENDPOINT = flags.DEFINE_bool(
-    "plan_at_endpoint", False, "Let the endpoint make the first plan; else all are made here."
-)
 _TRUST = flags.DEFINE_string(
     "trust",
     None,
@@ -118,14 +116,15 @@ def main(argv: Sequence[str]) -> None:
     cache = SegmentCache(_CACHE.value, limit_bytes=_CACHE_LIMIT_BYTES.value)
     with client:
         transport = HttpTransport(argv[1], client=client, timeout_s=_TIMEOUT_S.value)
-        device = Device(
-            transport, cache, plan_at_endpoint=_PLAN_AT_ENDPOINT.value, trust=_TRUST.value
-        )
+        device = Device(transport, cache, trust=_TRUST.value)
         progress = TransferProgress(device)
         device.add_listener(progress)
         start_s = device.clock.now()
         device.connect(
-            _MODEL.value, offline=_STEP_DOWN.value is not None, deadline_s=_DEADLINE_S.value
+            _MODEL.value,
+            offline=_STEP_DOWN.value is not None,
+            deadline_s=_DEADLINE_S.value,
+            ask=_ask(),
         )
         predictor = None
         if _PREDICT.value:
@@ -171,14 +170,31 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def _fetch(device: Device, start_s: float) -> None:
-    requirements: dict[str, Any] = {
+def _ask() -> Requirements:
+    """What the first request asks an endpoint for.
+
+    Where nobody knows what the link carries, that is all up to the full model, in sending order: at
+    the deadline the device hangs up.
+    """
+    if _UPGRADE.value:
+        return Requirements()
+    known = _requirements()
+    has_both = _DEADLINE_S.value is not None and known["throughput_bps"] is not None
+    return Requirements(deadline_s=_DEADLINE_S.value if has_both else None, **known)
+
+
+def _requirements() -> dict[str, Any]:
+    return {
         "max_bytes": _MAX_BYTES.value,
         "throughput_bps": _EXPECT_BPS.value or _LINK_BPS.value,
         "max_error": _MAX_ERROR.value,
         "max_macs": _MAX_MACS.value,
         "confidence": _CONFIDENCE.value,
     }
+
+
+def _fetch(device: Device, start_s: float) -> None:
+    requirements = _requirements()
     if _DEADLINE_S.value is None:
         device.fetch(**requirements)
     else:

@@ -30,7 +30,7 @@ from accordion_jax.delivery.links.guarantee import carried_within, guarantee, in
 from accordion_jax.delivery.links.link import Link
 from accordion_jax.delivery.links.models import parse_model
 from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
-from accordion_jax.delivery.links.replay import Method, accordion, manifest_bytes
+from accordion_jax.delivery.links.replay import Method, accordion, head_bytes
 from accordion_jax.delivery.links.traces import find_traces, read_trace
 from accordion_jax.depth import LookupTable
 from accordion_jax.depth.fitting import (
@@ -72,7 +72,7 @@ _DEADLINE_S = flags.DEFINE_list(
     "alike without a share); elsewhere each is a case of its own.",
 )
 _ROUND_TRIP_S = flags.DEFINE(
-    Number(0), "round_trip_s", 0.03, "Of which a device takes two before the first byte."
+    Number(0), "round_trip_s", 0.03, "Of which a device takes one before the first byte."
 )
 _MAX_ERROR = flags.DEFINE_list("max_error", None, "Demand: errors, 0 to 1, or ERROR:SHARE.")
 _MAX_BYTES = flags.DEFINE_list("max_bytes", None, "Demand: sizes, or BYTES:SHARE.")
@@ -154,7 +154,7 @@ def _source() -> tuple[LookupTable, Method, dict[str, str]]:
     given = _one_of(_TABLE, _BUNDLE)
     if given is _BUNDLE:
         manifest = read_manifest(given.value)
-        method = accordion(manifest, manifest_bytes(manifest))
+        method = accordion(manifest, head_bytes(manifest))
         return manifest.table, method, {"model_id": manifest.model_id}
     table, path = LookupTable.read(given.value), pathlib.Path(given.value)
     return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
@@ -165,7 +165,6 @@ def _method(table: LookupTable) -> Method:
         "Accordion",
         tuple(row.size_bytes + _OVERHEAD_BYTES.value for row in table.rows),
         tuple(row.top1_error for row in table.rows),
-        round_trips=2,
     )
 
 

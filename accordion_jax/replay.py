@@ -36,8 +36,8 @@ from accordion_jax.delivery.links.replay import (
     Curve,
     Method,
     accordion,
+    head_bytes,
     log_times,
-    manifest_bytes,
     number_of_classes,
     replay,
     small_model,
@@ -160,7 +160,7 @@ def _of_bundle(folder: str) -> tuple[list[Method], str, int | None]:
     """Returns the methods that a bundle gives, what to call it, and its number of classes."""
     manifest = verify_bundle(folder)
     methods = [
-        accordion(manifest, manifest_bytes(manifest)),
+        accordion(manifest, head_bytes(manifest)),
         whole("full model", manifest.size_bytes, manifest.table.full.top1_error),
         # Bits a weight are a matter of networks.
         *([_eight_bits(folder, manifest)] if runtimes.name_of(manifest) == "networks" else []),

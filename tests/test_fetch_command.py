@@ -59,7 +59,7 @@ def test_fetch_upgrade_and_step_down(served, fetch):
     # No network from here on.
     down = fetch("--step_down=2", url=served[0])
     assert "in use       coml-2: 2 of 3 blocks" in down.stdout
-    assert "transferred  0 bytes of segments; 0 of manifest and plans" in down.stdout
+    assert "transferred  0 bytes of segments; 0 of manifest" in down.stdout
 
 
 def test_predictions_while_it_arrives(served, fetch, tmp_path):

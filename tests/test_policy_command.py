@@ -72,9 +72,9 @@ def test_a_policy_of_a_link_has_its_provenance_and_trains_its_ladder(
 
 def test_models_of_a_link_and_wire_sizes(tmp_path, table, capsys):
     out = tmp_path / "p.json"
-    flags = ("link", f"--table={table}", "--deadline_s=0.26", f"--out={out}")
+    flags = ("link", f"--table={table}", "--deadline_s=0.23", f"--out={out}")
     policy(*flags, "--link_model=constant:rate_bps=1e6")
-    # 0.2 s are left of two round trips: 25,000 bytes.
+    # 0.2 s are left after a round trip: 25,000 bytes.
     assert PolicyFile.read(out).probabilities == (0, 1, 0, 0)
     policy(*flags, "--link_model=constant:rate_bps=1e6", "--overhead_bytes=5001")
     assert PolicyFile.read(out).probabilities == (1, 0, 0, 0)
@@ -181,7 +181,7 @@ def test_a_guarantee_is_printed_with_what_it_assumes(table, traces, capsys):
             "-1 must be above 0",
         ),
         (
-            ("link", "--table={table}", "--traces={traces}", "--deadline_s=0.05", "--out=x.json"),
+            ("link", "--table={table}", "--traces={traces}", "--deadline_s=0.02", "--out=x.json"),
             "not even the smallest configuration arrives in time",
         ),
         (("link", "--table={table}", "--traces={traces}", "--deadline_s=1"), "give --out="),

@@ -152,8 +152,9 @@ def test_versions_rise_and_the_same_bundle_keeps_its_own(started, bundles):
         started("sign", new, *flags, "--release_version=4")
     with pytest.raises(DeliveryError, match="which is over; give a later one"):
         started("sign", new, *flags, "--release_version=6", "--expires=2020-01-01")
-    # Nothing of a bundle but its release has changed.
+    # Nothing of a bundle but its release, and the front that has it too, has changed.
     assert sorted(path.name for path in new.iterdir()) == [
+        "front",
         "manifest.json",
         RELEASE_NAME,
         "segments",

@@ -110,6 +110,13 @@ def write_whole(
         _flush(pathlib.Path(path).parent)
 
 
+def mend(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file, whole or not at all, unless it is there as it should be."""
+    path = pathlib.Path(path)
+    if not path.is_file() or path.is_symlink() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
 def write_json(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
     """Writes a JSON document, whole or not at all."""
     write_whole(path, json.dumps(document, indent=1) + "\n")

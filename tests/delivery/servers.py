@@ -40,9 +40,17 @@ class Fault:
     status: int | None = None
 
 
+def is_of_front(target):
+    """Whether a request asks for all in one, which this server does not know: a device asks on."""
+    return target.partition("?")[0].endswith("/front")
+
+
 @dataclasses.dataclass
 class Served:
-    """A bundle's answers, and how they fail: `faults` are used up one a request."""
+    """A bundle's answers, and how they fail: `faults` are used up one a request.
+
+    It has no fronts, as an older server, so that what a device asks for is one thing a request.
+    """
 
     bundle: pathlib.Path
     faults: list = dataclasses.field(default_factory=list)
@@ -76,9 +84,11 @@ class Served:
         return (self.bundle / "segments" / f"{sha256}.safetensors").read_bytes()
 
     def answer(self, target, range_header):
-        """(status, headers, body, fault) of a GET."""
-        self.requests.append((target, range_header))
+        """(status, headers, body, fault) of a request."""
         found = self.content(target)
+        if found is None and is_of_front(target):
+            return 404, {}, b"nothing here", Fault()
+        self.requests.append((target, range_header))
         if found is None:
             return 404, {}, b"nothing here", Fault()
         body, is_segment = found
@@ -101,6 +111,10 @@ def serving(bundle, **kwargs):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def do_GET(self):
             status, headers, body, fault = served.answer(self.path, self.headers.get("Range"))

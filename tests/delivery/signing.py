@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from accordion_jax.delivery.bundle.front_file import write_front
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.trust import ed25519, issuing
 from accordion_jax.delivery.trust.documents import RELEASE_NAME, ReleaseFile, TrustFile
@@ -99,6 +100,7 @@ def release_of(bundle):
 def write_release(bundle, document):
     content = document if isinstance(document, bytes) else document.to_bytes()
     (bundle / RELEASE_NAME).write_bytes(content)
+    write_front(bundle, read_manifest(bundle))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 
+from accordion_jax.delivery.bundle.front import FRONT_NAME, check_front
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.errors import BundleError
 
@@ -48,7 +49,7 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
     Raises:
       FileNotFoundError, ManifestError: as `read_manifest`.
       BundleError: a segment is missing, or its size, digest or bytes of arrays differ; names the
-        segment, its path, and both values.
+        segment, its path, and both values. Or there is a front, and it is that of another bundle.
     """
     manifest = read_manifest(bundle)
     for segment in manifest.segments:
@@ -73,6 +74,9 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
                     f"{what} has {property_}={is_}, the manifest says {wanted}; write or copy the "
                     "bundle again"
                 )
+    front = pathlib.Path(bundle) / FRONT_NAME
+    if front.is_file():
+        check_front(front.read_bytes(), manifest, str(front))
     return manifest
 
 

@@ -4,6 +4,7 @@
 
   DIR/<model_id>/manifest.json
   DIR/<model_id>/segments/<sha256>.safetensors
+  DIR/<model_id>/front
 
 Knows arrays and look-up tables, not networks. A bundle appears whole or not at all, and is never
 changed afterwards: a new version is a new folder, which says what it follows.
@@ -17,12 +18,13 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from accordion_jax.delivery.bundle.front_file import write_front
 from accordion_jax.delivery.bundle.manifest import Manifest, digest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, SEGMENTS_NAME, segment_path
 from accordion_jax.delivery.errors import BundleError
 from accordion_jax.depth import LookupTable
-from accordion_jax.system.files import new_folder, write_whole
+from accordion_jax.system.files import mend, new_folder
 
 
 def write_bundle(
@@ -87,21 +89,17 @@ def write_bundle(
     bundle = pathlib.Path(out_dir) / manifest.model_id
     if bundle.exists():
         for sha256, data in files.items():
-            _mend(segment_path(bundle, sha256), data)
-        _mend(bundle / MANIFEST_NAME, manifest.to_bytes())
+            mend(segment_path(bundle, sha256), data)
+        mend(bundle / MANIFEST_NAME, manifest.to_bytes())
+        write_front(bundle, manifest)
     else:
         with new_folder(bundle) as folder:
             (folder / SEGMENTS_NAME).mkdir()
             for sha256, data in files.items():
                 segment_path(folder, sha256).write_bytes(data)
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+            write_front(folder, manifest)
     return bundle
-
-
-def _mend(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file unless it is there as it should be."""
-    if not path.is_file() or path.is_symlink() or path.read_bytes() != content:
-        write_whole(path, content)
 
 
 def _segment_bytes(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -22,7 +22,7 @@ from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
 from accordion_jax.delivery.device.patience import within
-from accordion_jax.delivery.device.plans import base_at_least, check_fits, plan_of_endpoint
+from accordion_jax.delivery.device.plans import base_at_least, check_fits
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -45,8 +45,6 @@ class Device:
       clock: that of deadlines and throughput; the transport's must be the same.
       listener: is called with each `Event`, in the thread that caused it. It must not raise.
       refetches: how many times a segment may arrive damaged before the device gives up.
-      plan_at_endpoint: the first plan of a fetch is the endpoint's; the others, and all of a static
-        server's, are made here by the same function.
       trust: a trust file, or its path, to pin as what this URL must answer with. What is pinned
         stays so in the cache, with or without it.
 
@@ -66,14 +64,12 @@ class Device:
         clock: Clock | None = None,
         listener: Callable[[Event], None] | None = None,
         refetches: int = 3,
-        plan_at_endpoint: bool = False,
         trust: str | os.PathLike | TrustFile | None = None,
     ):
         self.transport = transport
         self.cache = cache
         self.clock = clock or RealClock()
         self.refetches = refetches
-        self.plan_at_endpoint = plan_at_endpoint
         self.throughput = ThroughputMeter()
         self.pins = Pins(cache.folder)
         if trust is not None:
@@ -127,17 +123,22 @@ class Device:
         *,
         offline: bool = False,
         deadline_s: float | None = None,
+        ask: Requirements | None = None,
     ) -> Manifest:
         """Gets the manifest, and finds what of the model is on the disk already.
 
-        Without a network, the model that was in use from this URL is. Each file is hashed; a
-        damaged one is deleted, and so is missing. Where there is a newer version than the one in
-        use, that stays in use until the first configuration of the newer one has been fetched.
+        The answer goes on with segments, which the next fetch reads. Without a network, the model
+        that was in use from this URL is. Each file is hashed; a damaged one is deleted, and so is
+        missing. Where there is a newer version than the one in use, that stays in use until the
+        first configuration of the newer one has been fetched.
 
         Args:
           model_id: of the model, or ``latest``.
           offline: does not even try the network.
           deadline_s: from now, after which what is kept must do; however the answer comes.
+          ask: what the next fetch will ask for, so that an endpoint sends it at once;
+            ``Requirements()`` is the full model. Left out, and from a static server, it sends the
+            smallest configuration.
 
         Returns:
           The manifest of the model in use.
@@ -158,8 +159,10 @@ class Device:
             offline=offline,
             until_s=until_s,
             on_problem=self._problem,
+            requirements=ask,
         )
         self.transport.choose(found.manifest.model_id)
+        self.transport.go_on(found.answer)
         # Pinned before they are checked: none may go between the check and its use.
         before = found.kept.by_sha256 if found.kept else {}
         self.cache.pin({*found.manifest.by_sha256, *before})
@@ -202,9 +205,10 @@ class Device:
         outcome. What was complete stays in use; the rest stays on the disk, and counts next time.
 
         Args:
-          max_bytes: bound on the bytes received now, those of damaged segments included.
+          max_bytes: bound on the bytes received now, those of damaged segments included. What
+            `connect` asked for may be on its way already.
           deadline_s: from now. A connection that hangs then is given up at its time-out, which is
-            at most `deadline_s` later; `fetch_by` is exact.
+            at most `deadline_s` later, or that of `connect`; `fetch_by` is exact.
           throughput_bps: what is expected of the link until it is measured; None takes the last
             measured, and before the first one any plan is worth trying.
           max_error: top-1, 0 to 1: stops at the smallest configuration that reaches it.
@@ -234,9 +238,6 @@ class Device:
                 time_left = max(0.0, until_s - self.clock.now()) + 8 * credit / expected_bps
             now: dict[str, Any] = {"deadline_s": time_left, "throughput_bps": expected_bps}
             requirements = dataclasses.replace(asked, max_bytes=bytes_left, **now)
-            if self._transfer.plan is None and self.plan_at_endpoint and self.transport.streams:
-                found = self.transport, self._target, requirements
-                return plan_of_endpoint(*found, until_s=until_s, on_problem=self._problem)
             return base_at_least(self._target, requirements)
 
         return self._run(choose, until_s)
@@ -314,6 +315,9 @@ class Device:
     def close(self) -> None:
         """Stops, and lets the cache evict this model."""
         self.stop()
+        if self._fetching.acquire(blocking=False):  # else whoever fetches ends it
+            self.transport.go_on(None)
+            self._fetching.release()
         self.cache.close()
 
     def _run(self, choose: Callable[[], Plan], until_s: float) -> Outcome:
@@ -362,6 +366,8 @@ class Device:
                         break
                     transfer.plan = choose()
             finally:
+                # What is still on the way is not wanted now.
+                self.transport.go_on(None)
                 transfer.end(self.clock.now())
         return self.outcome()
 

@@ -38,7 +38,7 @@ class Outcome:
       transferred_bytes: bodies received, thrown away ones included.
       cached_bytes: of this model's segments that were on the disk before.
       seconds: that it took.
-      throughput_bps: measured; None if nothing ever arrived.
+      throughput_bps: measured; None if nothing ever had to be waited for.
       unmet: names of the requirements that could not be met.
       reasons: one a name in `unmet`.
       problems: what went wrong on the way, for a person, in order.

@@ -1,50 +1,10 @@
-"""Plans of a device: made here, or by the endpoint and believed as far as the manifest goes."""
+"""Plans of a device, which it makes for itself, with the endpoint's planner."""
 
 import dataclasses
-from collections.abc import Callable
 
 from accordion_jax.delivery.device.holding import Holding
-from accordion_jax.delivery.device.transport import HttpTransport
-from accordion_jax.delivery.errors import CacheLimitError, TransportError
+from accordion_jax.delivery.errors import CacheLimitError
 from accordion_jax.delivery.planner import Plan, Requirements, plan
-
-
-def plan_of_endpoint(
-    transport: HttpTransport,
-    holding: Holding,
-    requirements: Requirements,
-    *,
-    until_s: float,
-    on_problem: Callable[[str], None],
-) -> Plan:
-    """Returns the endpoint's plan, or the one that is made here where that cannot be used.
-
-    Args:
-      transport: of an endpoint.
-      holding: of the model that is fetched.
-      requirements: of the device.
-      until_s: moment of the transport's clock at which to plan here.
-      on_problem: is told why the endpoint's cannot be used.
-    """
-    manifest, held = holding.manifest, holding.held
-    try:
-        document = transport.plan(requirements.to_dict(), held, until_s=until_s)
-        digests = [each["sha256"] for each in document["missing"]]
-        missing = tuple({sha256: manifest.by_sha256[sha256] for sha256 in digests}.values())
-        name = document["configuration"]
-        return Plan(
-            configuration=name,
-            missing=missing,
-            transfer_bytes=sum(segment.size_bytes for segment in missing),
-            expected_error=None if name is None else manifest.rows[name].top1_error,
-            error_bound=document.get("error_bound"),
-            expected_seconds=None,
-            unmet=tuple(map(str, document["unmet"])),
-            reasons=tuple(map(str, document["reasons"])),
-        )
-    except (TransportError, KeyError, TypeError) as error:
-        on_problem(f"the endpoint's plan cannot be used ({error!r}); planning here")
-        return plan(manifest, requirements, held)
 
 
 def base_at_least(holding: Holding, requirements: Requirements) -> Plan:

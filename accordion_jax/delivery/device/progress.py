@@ -105,7 +105,7 @@ def summary(device: Device) -> str:
     seconds = f" in {outcome.seconds:.2f} s{rate}" if outcome.transferred_bytes else ""
     lines += [
         f"transferred  {outcome.transferred_bytes:,} bytes of segments{seconds}; "
-        f"{manifest_bytes:,} of manifest and plans",
+        f"{manifest_bytes:,} of manifest",
         f"cached       {outcome.cached_bytes:,} bytes before; "
         f"{manifest.size_bytes - device.holding.size_bytes:,} bytes of the full model are missing",
     ]

@@ -10,6 +10,7 @@ from accordion_jax.delivery.device.transport import HttpTransport
 from accordion_jax.delivery.errors import SegmentError
 from accordion_jax.delivery.links.clock import Clock
 
+_WAITED_S = 0.002  # a read that takes longer has waited for the network
 _POLL_S = 0.02  # how often to look for segments that another process is loading
 
 
@@ -46,6 +47,7 @@ class Receiver:
         self._stopped = stopped
         self._on_bytes = on_bytes
         self._on_segment = on_segment
+        self._catches_up = False
 
     def over(self, until_s: float) -> bool:
         """Whether it is time to end."""
@@ -74,6 +76,7 @@ class Receiver:
             if self._take_over(missing):
                 return
             if not mine:
+                self.transport.go_on(None)  # another process has them from its own answer
                 self.clock.sleep(_POLL_S)
                 return
             self.throughput.begin(self.clock.now())
@@ -98,6 +101,11 @@ class Receiver:
             for number, segment in enumerate(batch, 1):
                 with self.cache.download(segment.sha256, segment.size_bytes) as download:
                     if source is None:
+                        # What came before anybody read it says nothing of how fast it came: the
+                        # link is measured from the first byte on that had to be waited for.
+                        self._catches_up = self.transport.is_under_way(
+                            segment, download.received_bytes
+                        )
                         chunks = self.transport.read(
                             batch, offset=download.received_bytes, until_s=until_s
                         )
@@ -126,10 +134,16 @@ class Receiver:
         while download.missing_bytes:
             if self.over(until_s) and not source.rest:
                 return False
+            before_s = self.clock.now()
             chunk = source.take(download.missing_bytes)
             if not chunk:
                 return False
-            self.throughput.add(self.clock.now(), len(chunk))
+            now_s = self.clock.now()
+            if not self._catches_up:
+                self.throughput.add(now_s, len(chunk))
+            elif now_s - before_s > _WAITED_S:
+                self._catches_up = False
+                self.throughput.begin(now_s)
             download.write(chunk)
             self._on_bytes(len(chunk))
         return True

@@ -1,39 +1,39 @@
 """HTTP to whatever carries a bundle: our endpoint, or any static web server, object store or CDN.
 
-The two differ in their addresses only. The endpoint also plans, and sends many segments in one
-*stream*; from a static server the device asks for one segment after another on one connection.
-Either way the caller reads one sequence of bytes, and an interruption anywhere in it is mended here
-with a Range request from the first byte that is missing.
+The first request is answered with a *front*: the manifest, and the segments after it. The endpoint
+plans which these are, and sends more in one *stream*; a static server has a front with the smallest
+configuration, and is asked for one segment after another on one connection. Either way the caller
+reads one sequence of bytes, and an interruption anywhere in it is mended here with a Range request
+from the first byte that is missing.
 
 No JAX, and no thread: a device of any kind may use it.
 """
 
-import contextlib
 import dataclasses
-import json
 import math
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
 
 import httpx
 
+from accordion_jax.delivery.bundle.front import FRONT_NAME
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, is_digest
 from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.device import answers
 from accordion_jax.delivery.device.address import Address
-from accordion_jax.delivery.device.connection import environment_client
+from accordion_jax.delivery.device.connection import Connection, environment_client
+from accordion_jax.delivery.device.opening import OpenAnswer, Opening
 from accordion_jax.delivery.device.retries import Retries
 from accordion_jax.delivery.errors import (
     ConnectionLostError,
     RefusedError,
     SegmentError,
-    TransportError,
 )
 from accordion_jax.delivery.links.clock import Clock, RealClock
 from accordion_jax.delivery.trust.documents import MAX_RELEASE_BYTES, RELEASE_NAME
 
-_MOST_REDIRECTS = 5
+# Compression on the way would make the offsets those of other bytes.
+_PLAIN = {"Accept-Encoding": "identity"}
 # What may fail for many segments in one request, and not for each of them.
 _ALONE = {400, 404, 413, 414, 431}
 _STREAM_SEGMENTS = 64  # 64 digests keep the address under 4,200 characters, which servers accept
@@ -41,7 +41,7 @@ _PROGRESS_BYTES = 512  # fewer in an attempt are no progress: a byte a connectio
 
 
 class HttpTransport:
-    """Reads a manifest, plans and segments over HTTP.
+    """Reads a manifest and segments over HTTP.
 
     Args:
       url: of an endpoint (``http://host:8000``), of one of its models
@@ -56,7 +56,7 @@ class HttpTransport:
 
     Attributes:
       body_bytes: of segment bodies received so far, thrown away ones included.
-      other_bytes: of the bodies of manifests, releases and plans received so far.
+      other_bytes: of the bodies of manifests and releases received so far.
 
     Raises:
       ValueError: the URL is not one of http or https.
@@ -73,16 +73,16 @@ class HttpTransport:
         clock: Clock | None = None,
     ):
         self.address = Address.parse(url)
-        self.timeout_s = timeout_s
-        self.retries = retries or Retries()
         self.clock = clock or RealClock()
         self.body_bytes = 0
         self.other_bytes = 0
         self._own_client = client is None
-        self._client = client or environment_client()
+        client = client or environment_client()
+        self._connection = Connection(client, timeout_s, retries or Retries(), self.clock)
         # Where the manifest was found; segments are beside it.
         self._root: Address | None = None
         self._plans = False
+        self._opened: OpenAnswer | None = None
 
     @property
     def model_id(self) -> str | None:
@@ -94,6 +94,53 @@ class HttpTransport:
     def streams(self) -> bool:
         """Whether the other side is an endpoint, which plans and streams."""
         return self._plans
+
+    def open(
+        self, model_id: str, opening: Opening, *, until_s: float = math.inf
+    ) -> OpenAnswer | None:
+        """Asks for all that is wanted first, in one request; returns the answer as it arrives.
+
+        Args:
+          model_id: of the wanted model, or ``latest``.
+          opening: what an endpoint is told. A static server sends the same to all, so it is not
+            asked where the manifest is known.
+          until_s: moment of the clock at which to give up.
+
+        Returns:
+          The answer, for the caller to check, and to close or to `go_on` with; None where no front
+          is to be had: ask for the manifest alone.
+
+        Raises:
+          ConnectionLostError: as `manifest`.
+          ManifestError, TransportError: what is sent is no front, or cannot be read.
+        """
+        for root, plans in self._candidates(model_id):
+            if opening.known and not plans:
+                continue
+            body = opening.to_bytes() if plans else None
+            query = self._line_query(plans, opening.line, model_id)
+            address = root.under(FRONT_NAME)
+
+            def ask(address=address, query=query, body=body) -> OpenAnswer:
+                return self._open_once(address, query, body, until_s)
+
+            try:
+                answer = self._connection.patiently(ask, until_s)
+            except RefusedError:
+                continue
+            self._root, self._plans = root, plans
+            return answer
+        return None
+
+    def go_on(self, answer: OpenAnswer | None) -> None:
+        """What follows in this answer need not be asked for; closes the one before."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = answer
+
+    def is_under_way(self, segment: Segment, offset: int) -> bool:
+        """Whether the answer that is open goes on with this byte of this segment."""
+        return self._opened is not None and self._opened.goes_on_with(segment, offset)
 
     def manifest(
         self,
@@ -121,7 +168,7 @@ class HttpTransport:
         refusals = []
         for root, plans in self._candidates(model_id):
             address = root if plans else root.under("manifest.json")
-            query = f"line={line}" if plans and line and model_id == "latest" else ""
+            query = self._line_query(plans, line, model_id)
             try:
                 content = self._get(address, query, known=known if plans else None, until_s=until_s)
             except RefusedError as error:
@@ -155,28 +202,6 @@ class HttpTransport:
             before = self._root.path.rpartition("/")[0]
             self._root = dataclasses.replace(self._root, path=f"{before}/{model_id}")
 
-    def plan(
-        self,
-        requirements: dict[str, Any],
-        held: Collection[str],
-        *,
-        until_s: float = math.inf,
-    ) -> dict[str, Any]:
-        """Returns the endpoint's plan document for these requirements and held segments.
-
-        Raises:
-          TransportError: a static server does not plan; or as `manifest`.
-        """
-        if not self._plans or self._root is None:
-            raise TransportError(f"{self.address} does not plan; plan on the device instead")
-        body = json.dumps({"requirements": requirements, "held": sorted(held)}).encode()
-        address = self._root.under("plan")
-        content = self._get(address, body=body, until_s=until_s)
-        try:
-            return json.loads(content or b"")
-        except (ValueError, RecursionError) as error:
-            raise TransportError(f"{address} answered no JSON: {error}") from error
-
     def read(
         self, segments: Sequence[Segment], *, offset: int = 0, until_s: float = math.inf
     ) -> Generator[bytes, None, None]:
@@ -206,7 +231,7 @@ class HttpTransport:
             batch = todo[: _STREAM_SEGMENTS if together else 1]
             came = 0
             try:
-                for chunk in self._read_once(batch, offset, until_s, ranges=ranges):
+                for chunk in self._source(todo, batch, offset, until_s, ranges=ranges):
                     came += len(chunk)
                     offset += len(chunk)
                     yield chunk
@@ -228,14 +253,15 @@ class HttpTransport:
                     together, failures = False, failures + 1
                     continue
                 failures = 1 if came >= _PROGRESS_BYTES else failures + 1
-                self._wait_or_give_up(failures, error, until_s)
+                self._connection.wait_or_give_up(failures, error, until_s)
             else:
                 failures = 0
 
     def close(self) -> None:
         """Closes the connection, unless the client came from outside."""
+        self.go_on(None)
         if self._own_client:
-            self._client.close()
+            self._connection.client.close()
 
     def _candidates(self, model_id: str) -> Iterator[tuple[Address, bool]]:
         """Where a manifest may be: (address, whether an endpoint would answer there)."""
@@ -253,12 +279,47 @@ class HttpTransport:
             if model_id != "latest":
                 yield self.address.under(model_id), False
 
+    @staticmethod
+    def _line_query(plans: bool, line: str | None, model_id: str) -> str:
+        return f"line={line}" if plans and line and model_id == "latest" else ""
+
+    def _open_once(
+        self, address: Address, query: str, body: bytes | None, until_s: float
+    ) -> OpenAnswer:
+        name = str(address)
+
+        def check(came: int) -> None:
+            self.other_bytes += came
+            if self.clock.now() >= until_s:
+                raise ConnectionLostError(f"{name} had sent no whole manifest when time was over")
+
+        def count(came: int) -> None:
+            self.body_bytes += came
+
+        asked = self._connection.answer(address.url(query), name, _PLAIN, until_s, body=body)
+        return OpenAnswer(asked, name, check=check, on_segment_bytes=count)
+
+    def _source(
+        self,
+        wanted: Sequence[Segment],
+        batch: Sequence[Segment],
+        offset: int,
+        until_s: float,
+        *,
+        ranges: bool,
+    ) -> Iterator[bytes]:
+        """Bytes from `offset` on: those that are on the way already, or of a new request."""
+        if self._opened and self.is_under_way(wanted[0], offset):
+            return self._opened.read(wanted)
+        # The two would share the link.
+        self.go_on(None)
+        return self._read_once(batch, offset, until_s, ranges=ranges)
+
     def _get(
         self,
         address: Address,
         query: str = "",
         *,
-        body: bytes | None = None,
         known: str | None = None,
         at_most: int = MAX_MANIFEST_BYTES,
         what: str = "manifest",
@@ -268,28 +329,21 @@ class HttpTransport:
         url, name = address.url(query), str(address)
         if known is not None:
             headers["If-None-Match"] = f'"{known}", "{known}-gzip"'
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        failures = 0
-        while True:
-            try:
-                return self._get_once(url, name, headers, body, at_most, what, until_s)
-            except ConnectionLostError as error:
-                failures += 1
-                self._wait_or_give_up(failures, error, until_s)
+        return self._connection.patiently(
+            lambda: self._get_once(url, name, headers, at_most, what, until_s), until_s
+        )
 
     def _get_once(
         self,
         url: str,
         name: str,
         headers: dict[str, str],
-        body: bytes | None,
         at_most: int,
         what: str,
         until_s: float,
     ) -> bytes | None:
         content = bytearray()
-        with self._response(url, name, headers, body, until_s) as response:
+        with self._connection.answer(url, name, headers, until_s) as response:
             if response.status_code == 304:
                 return None
             for piece, came in answers.whole(response, name, at_most, what):
@@ -314,13 +368,10 @@ class HttpTransport:
         else:
             address = self._root.under("stream")
             query = f"segments={','.join(segment.sha256 for segment in segments)}"
-        # Compression on the way would make the offsets those of other bytes.
-        headers = {"Accept-Encoding": "identity"}
         asked = offset if ranges else 0
-        if asked:
-            headers["Range"] = f"bytes={asked}-"
+        headers = _PLAIN | ({"Range": f"bytes={asked}-"} if asked else {})
         name = str(address)
-        with self._response(address.url(query), name, headers, None, until_s) as response:
+        with self._connection.answer(address.url(query), name, headers, until_s) as response:
             skip = answers.bytes_to_skip(response, name, asked, total) + offset - asked
             left = total - offset
             for chunk, came in answers.content(response, name):
@@ -338,45 +389,3 @@ class HttpTransport:
                     yield piece
             if left:
                 raise ConnectionLostError(f"{name} ended {left} bytes early")
-
-    @contextlib.contextmanager
-    def _response(
-        self,
-        url: str,
-        name: str,
-        headers: dict[str, str],
-        body: bytes | None,
-        until_s: float,
-    ) -> Iterator[httpx.Response]:
-        """Yields an answer of success, its body unread; goes where redirects lead."""
-        method = "GET" if body is None else "POST"
-        timeout_s = max(min(self.timeout_s, until_s - self.clock.now()), 0.001)
-        try:
-            for _ in range(_MOST_REDIRECTS + 1):
-                # Not by the client: it would read what comes with a redirect, however long.
-                with self._client.stream(
-                    method,
-                    url,
-                    headers=headers,
-                    content=body,
-                    timeout=timeout_s,
-                    follow_redirects=False,
-                ) as response:
-                    if response.status_code not in answers.REDIRECTS:
-                        answers.check_status(response, name, ranged="Range" in headers)
-                        yield response
-                        return
-                    url = answers.redirected(response, name)
-            raise RefusedError(f"{name} redirects more than {_MOST_REDIRECTS} times")
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise RefusedError(f"{name}: {error}") from error
-        except httpx.HTTPError as error:
-            raise ConnectionLostError(f"{name}: {type(error).__name__}: {error}") from error
-
-    def _wait_or_give_up(self, failures: int, error: ConnectionLostError, until_s: float) -> None:
-        if failures >= self.retries.attempts or self.clock.now() >= until_s:
-            raise ConnectionLostError(
-                f"gave up after {failures} attempts without a new byte; the last: {error}"
-            ) from error
-        wait_s = max(self.retries.wait_s(failures), error.retry_after_s)
-        self.clock.sleep(min(wait_s, until_s - self.clock.now()))

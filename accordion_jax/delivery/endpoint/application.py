@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -19,27 +19,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from accordion_jax.delivery.bundle.manifest import digest, is_digest
-from accordion_jax.delivery.endpoint.admission import (
-    SMALL_BYTES,
-    Admission,
-    chunk_bytes,
-    few_threads,
-)
-from accordion_jax.delivery.endpoint.http_range import (
-    UnsatisfiableRangeError,
-    is_unmodified,
-    parse_range,
-    range_applies,
-)
+from accordion_jax.delivery.endpoint.admission import Admission, few_threads
+from accordion_jax.delivery.endpoint.http_range import is_unmodified
 from accordion_jax.delivery.endpoint.metrics import CountRequests, Metrics
 from accordion_jax.delivery.endpoint.openapi import MAX_STREAM_SEGMENTS, openapi_document
 from accordion_jax.delivery.endpoint.plan_log import PlanLog
-from accordion_jax.delivery.endpoint.plan_request import read_body, read_plan_request
+from accordion_jax.delivery.endpoint.plan_request import (
+    first_plan,
+    read_body,
+    read_front_request,
+    read_plan_request,
+)
+from accordion_jax.delivery.endpoint.sending import IMMUTABLE, Sender
 from accordion_jax.delivery.endpoint.store import BundleStore, StoredModel
 from accordion_jax.delivery.errors import SegmentError, StorageError
 from accordion_jax.delivery.planner import plan
@@ -48,7 +43,6 @@ from accordion_jax.system.text import short
 
 _log = logging.getLogger(__name__)
 
-_IMMUTABLE = "public, max-age=31536000, immutable"
 _PAGE = pathlib.Path(__file__).with_name("page")
 _PAGE_HEADERS = {
     "Cache-Control": "no-cache",
@@ -79,6 +73,7 @@ def make_app(
             Route("/v1/models", handlers.models),
             Route("/v1/models/{model_id}", handlers.manifest),
             Route("/v1/models/{model_id}/release", handlers.release),
+            Route("/v1/models/{model_id}/front", handlers.front, methods=["POST"]),
             Route("/v1/models/{model_id}/plan", handlers.plan, methods=["POST"]),
             Route("/v1/models/{model_id}/segments/{sha256}", handlers.segment),
             Route("/v1/models/{model_id}/stream", handlers.stream),
@@ -123,6 +118,7 @@ class _Handlers:
         self.counters = counters
         self._plan_log = plan_log
         self._store = store
+        self._sender = Sender(store, counters)
         self._openapi = openapi_document()
         # A thread of its own, for when all others are busy with devices.
         self._watching = anyio.CapacityLimiter(1)
@@ -175,16 +171,13 @@ class _Handlers:
     async def manifest(self, request: Request) -> Response:
         """The manifest, compressed if the client takes that."""
         asked = request.path_params["model_id"]
-        line = request.query_params.get("line")
-        if line is not None and not LINE[0](line):
-            raise HTTPException(400, f"line={short(line)} must be {LINE[1]}")
-        model = await self._model(asked, allow_latest=True, line=line)
+        model = await self._latest_or(request)
         model_id = model.manifest.model_id
         plain, zipped = f'"{model_id}"', f'"{model_id}-gzip"'
         is_zipped = _accepts_gzip(request.headers.get("accept-encoding", ""))
         headers = {
             "ETag": zipped if is_zipped else plain,
-            "Cache-Control": "public, max-age=5" if asked == "latest" else _IMMUTABLE,
+            "Cache-Control": "public, max-age=5" if asked == "latest" else IMMUTABLE,
             "Content-Location": f"/v1/models/{model_id}",
             "Vary": "Accept-Encoding",
         }
@@ -220,10 +213,29 @@ class _Handlers:
             {"model_id": model.manifest.model_id, **document}, headers={"Cache-Control": "no-store"}
         )
 
+    async def front(self, request: Request) -> Response:
+        """The manifest and what was planned, in one: all that a device wants first."""
+        model = await self._latest_or(request)
+        asked = read_front_request(await read_body(request))
+        with self.counters.plan_seconds.time():
+            made = first_plan(model.manifest, asked.requirements, asked.held)
+        if self._plan_log is not None and asked.requirements is not None:
+            self._plan_log.write(
+                model.manifest.model_id, asked.requirements, made.plan.configuration
+            )
+        release = self._store.releases().get(model.manifest.model_id)
+        return await self._sender.front(
+            model,
+            made.segments,
+            is_known=asked.manifest == model.manifest.model_id,
+            release=release.body if release and asked.wants_release else None,
+            part=asked.part,
+        )
+
     async def segment(self, request: Request) -> Response:
         """One segment."""
         model = await self._model(request.path_params["model_id"])
-        return await self._send(request, model, [request.path_params["sha256"]])
+        return await self._sender.segments(request, model, [request.path_params["sha256"]])
 
     async def stream(self, request: Request) -> Response:
         """Several segments, one after another."""
@@ -244,7 +256,14 @@ class _Handlers:
             )
         if len(set(digests)) < len(digests):
             raise HTTPException(400, "segments has a digest twice; ask for each once")
-        return await self._send(request, model, digests)
+        return await self._sender.segments(request, model, digests)
+
+    async def _latest_or(self, request: Request) -> StoredModel:
+        """The model that a path names, or the latest, of a line if the query names one."""
+        line = request.query_params.get("line")
+        if line is not None and not LINE[0](line):
+            raise HTTPException(400, f"line={short(line)} must be {LINE[1]}")
+        return await self._model(request.path_params["model_id"], allow_latest=True, line=line)
 
     async def _model(
         self, model_id: str, *, allow_latest: bool = False, line: str | None = None
@@ -262,84 +281,6 @@ class _Handlers:
                 404, f"no model {short(model_id)}; /v1/models lists those there are"
             )
         return model
-
-    async def _send(self, request: Request, model: StoredModel, digests: Sequence[str]) -> Response:
-        segments = model.manifest.by_sha256
-        for sha256 in digests:
-            if sha256 not in segments:
-                raise HTTPException(
-                    404,
-                    f"no segment {short(sha256)} in model {model.manifest.model_id}; its manifest "
-                    "lists those there are",
-                )
-        # The manifest's own strings: as long as a device takes to fetch hundreds of segments, its
-        # request would hold them.
-        digests = [segments[sha256].sha256 for sha256 in digests]
-        length = sum(segments[sha256].size_bytes for sha256 in digests)
-        etag = f'"{digests[0] if len(digests) == 1 else digest(",".join(digests).encode())}"'
-        headers = {"ETag": etag, "Cache-Control": _IMMUTABLE, "Accept-Ranges": "bytes"}
-        if is_unmodified(request.headers.get("if-none-match"), etag):
-            return Response(status_code=304, headers=headers)
-        start, stop, status = 0, length, 200
-        # Range is defined for GET alone.
-        if request.method == "GET" and range_applies(request.headers.get("if-range"), etag):
-            asked = request.headers.get("range")
-            try:
-                part = parse_range(asked, length)
-            except UnsatisfiableRangeError:
-                raise HTTPException(
-                    416,
-                    f"Range: {short(asked)} begins after the {length} bytes that there are",
-                    headers={"Content-Range": f"bytes */{length}"},
-                ) from None
-            if part is not None:
-                (start, stop), status = part, 206
-                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
-        headers["Content-Length"] = str(stop - start)
-        is_small = request.method == "GET" and stop - start <= SMALL_BYTES
-
-        def prepare() -> bytes:
-            # Before the first header goes out: what is announced must be there. What fits in one
-            # chunk is read in the same step, as each change of threads costs more than it.
-            self._store.check_segments(model, digests)
-            return b"".join(self._store.read(model, digests, start, stop)) if is_small else b""
-
-        body = await run_in_threadpool(prepare)
-        if is_small or request.method == "HEAD":
-            return Response(body, status, headers, media_type=_BYTES)
-        sending = self.counters.sending
-        chunks = self._store.read(
-            model, digests, start, stop, chunk_bytes=lambda: chunk_bytes(len(sending))
-        )
-        return _SegmentResponse(chunks, status, headers, self.counters)
-
-
-_BYTES = "application/octet-stream"
-
-
-class _SegmentResponse(StreamingResponse):
-    """Sends chunks as the client takes them, and lets go of the file whatever happens.
-
-    If a chunk cannot be read the connection is closed short of Content-Length, so that no client
-    takes what it has for the whole.
-    """
-
-    def __init__(
-        self, chunks: Iterator[bytes], status: int, headers: Mapping[str, str], counters: Metrics
-    ):
-        super().__init__(chunks, status, headers, media_type=_BYTES)
-        self._chunks = chunks
-        self._sending = counters.sending
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._sending.add(self)
-        try:
-            with contextlib.closing(self._chunks):  # type: ignore[type-var]
-                await super().__call__(scope, receive, send)
-        except ClientDisconnect:
-            _log.debug("a device hung up")  # It asks again, or it does not.
-        finally:
-            self._sending.discard(self)
 
 
 def _accepts_gzip(header: str) -> bool:

@@ -135,6 +135,23 @@ def openapi_document() -> dict[str, Any]:
                 release,
                 [model_id, none_match],
             ),
+            "/v1/models/{model_id}/front": {
+                "post": _operation(
+                    "front",
+                    "All that a device wants first, in one answer: manifest, release, segments.",
+                    {
+                        "200": _answer(
+                            "A front: see docs/bundle_format.md.",
+                            {_BYTES: {}},
+                            "Cache-Control",
+                            "Content-Length",
+                        ),
+                        **_errors(400, 404, 413, 422, 503),
+                    },
+                    [or_latest, line],
+                )
+                | {"requestBody": {"required": True, "content": {_JSON: _ref("FrontRequest")}}}
+            },
             "/v1/models/{model_id}/plan": {
                 "post": _operation(
                     "plan",
@@ -230,6 +247,22 @@ def _schemas() -> dict[str, Any]:
             "properties": {
                 "requirements": {"$ref": "#/components/schemas/Requirements"},
                 "held": {"type": "array", "items": _DIGEST, "maxItems": MAX_HELD},
+            },
+        },
+        "FrontRequest": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                # Without them: the smallest configuration.
+                "requirements": {"$ref": "#/components/schemas/Requirements"},
+                "held": {"type": "array", "items": _DIGEST, "maxItems": MAX_HELD},
+                # Of a model whose manifest the device has.
+                "manifest": _DIGEST,
+                "release": {"type": "boolean"},
+                # A segment of which the device has some bytes already.
+                "part": _object(
+                    {"sha256": _DIGEST, "received_bytes": count | {"maximum": planner.MOST}}
+                ),
             },
         },
         "Plan": _object(

@@ -21,6 +21,7 @@ from typing import Any
 
 import fsspec
 
+from accordion_jax.delivery.bundle.front import pack
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.bundle.parts import Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME
@@ -57,6 +58,11 @@ class StoredModel:
     def gzipped_body(self) -> bytes:
         """The same compressed, always to the same bytes."""
         return gzip.compress(self.body, 9, mtime=0)
+
+    @functools.cached_property
+    def packed_body(self) -> bytes:
+        """The same as it is in a front."""
+        return pack(self.body)
 
 
 class BundleStore:

@@ -12,13 +12,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accordion_jax.delivery.bundle.front import MAX_RELEASE_BYTES, RELEASE_NAME
 from accordion_jax.delivery.errors import TrustError
 from accordion_jax.delivery.trust.envelope import checked, parsed
 from accordion_jax.delivery.trust.statements import Root, SignedRelease, SignedRoot
 
-RELEASE_NAME = "release.json"
-# As many as there may be roots of so many keys and signatures; an ordinary file has 1 kB.
-MAX_RELEASE_BYTES = 1 << 19
 MAX_ROOTS = 64
 
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from accordion_jax.delivery.bundle.front_file import write_front
 from accordion_jax.delivery.bundle.manifest import is_digest
 from accordion_jax.delivery.bundle.reading import verify_bundle
 from accordion_jax.delivery.errors import TrustError
@@ -112,7 +113,8 @@ def sign_bundle(
 ) -> tuple[ReleaseFile, int]:
     """Checks all of a bundle, and signs that it is a version of the line.
 
-    The statement is written beside the manifest, and replaces one that was there. With the same
+    The statement is written beside the manifest, and replaces one that was there, in the bundle's
+    front too. With the same
     version and expiry the signatures that were there stay, so that several people can sign in turn.
 
     Args:
@@ -185,6 +187,7 @@ def sign_bundle(
     signed = SignedRelease(release, envelope.signed_by(privates))
     document = ReleaseFile(signed, trust)
     write_whole(bundle / RELEASE_NAME, document.to_bytes())
+    write_front(bundle, manifest)
     return document, len(signed.envelope.signers(root.keys))
 
 

@@ -280,18 +280,6 @@ def test_a_byte_a_connection_is_no_progress(toy_bundle, tmp_path):
         assert len(odd.requests) == 3
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"[1]", b"7", b'{"missing": 7}', b"{"])
-def test_a_plan_that_is_none_is_made_here(toy_bundle, tmp_path, content):
-    def answer(request, right):
-        return Answer(200, {}, content) if request.method == "POST" else right
-
-    with odd_device(toy_bundle, tmp_path, answer, plan_at_endpoint=True) as (device, _):
-        device.connect()
-        outcome = device.fetch()
-        assert outcome.configuration == "toy-5"
-        assert "planning here" in outcome.problems[0]
-
-
 SIGNED = "http://user:WORD@odd?sig=SECRET&x=1"
 
 

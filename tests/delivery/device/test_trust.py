@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 
+from accordion_jax.delivery.bundle.front_file import write_front
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.endpoint.application import make_app
@@ -77,6 +78,8 @@ class Site:
             content = release if isinstance(release, bytes) else release.to_bytes()
             (self.folder / name / RELEASE_NAME).write_bytes(content)
             self.endpoint.sent = content
+        if release is not None:
+            write_front(self.folder / name, read_manifest(self.folder / name))
 
 
 @contextlib.contextmanager
@@ -626,10 +629,7 @@ def test_a_release_is_asked_for_where_a_key_is_pinned_also_if_the_model_is_kept(
     if site.kind == "endpoint":
         site.endpoint.requests.clear()
         start().close()
-        assert site.endpoint.requests == [
-            "/v1/models/latest",
-            f"/v1/models/{old.name}/release",
-        ]
+        assert site.endpoint.requests == ["/v1/models/latest/front"]
     # What is kept warns of its own; this is of what was asked for.
     said = start(NOW + 2 * DAY).outcome().problems[-1]
     assert "expired at" in said

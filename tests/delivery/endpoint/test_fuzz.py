@@ -43,6 +43,8 @@ REACHED = {
     ("release", GenerationMode.POSITIVE): {200, 404},
     ("plan", GenerationMode.POSITIVE): {200, 404},
     ("plan", GenerationMode.NEGATIVE): {422},
+    ("front", GenerationMode.POSITIVE): {200, 404},
+    ("front", GenerationMode.NEGATIVE): {422},
     ("segment", GenerationMode.POSITIVE): {200, 206, 404, 416},
     ("stream", GenerationMode.POSITIVE): {200, 206, 404, 416},
     ("stream", GenerationMode.NEGATIVE): {400},
@@ -102,7 +104,7 @@ def test_every_answer_is_as_documented(api, path, method, mode):
 
     @hypothesis.given(aimed(operation, mode, manifest))
     @hypothesis.settings(
-        max_examples=300 if path.endswith("/plan") else 50,
+        max_examples=300 if path.endswith(("/plan", "/front")) else 80,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
@@ -126,16 +128,14 @@ VALUES = st.recursive(
 NAMES = [field.name for field in dataclasses.fields(Requirements)]
 
 
-@hypothesis.given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "requirements": st.dictionaries(st.sampled_from([*NAMES, "x"]), VALUES) | VALUES,
-            "held": VALUES,
-        },
-    )
-    | VALUES
-)
+ASKED = {
+    "requirements": st.dictionaries(st.sampled_from([*NAMES, "x"]), VALUES) | VALUES,
+    "held": VALUES,
+}
+PARTS = st.fixed_dictionaries({"sha256": VALUES, "received_bytes": VALUES})
+
+
+@hypothesis.given(st.fixed_dictionaries({}, optional=ASKED) | VALUES)
 @hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_json_gets_a_plan_or_a_reason(connection, body):
     # As Python writes it, NaN and Infinity included, which are no JSON.
@@ -144,3 +144,22 @@ def test_any_json_gets_a_plan_or_a_reason(connection, body):
     document = json.loads(response.read())
     assert response.status in (200, 400, 422)
     assert ("error" in document) == (response.status != 200)
+
+
+@hypothesis.given(
+    st.fixed_dictionaries(
+        {},
+        optional=ASKED | {"manifest": VALUES, "release": VALUES, "part": PARTS | VALUES},
+    )
+    | VALUES
+)
+@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_json_gets_a_front_or_a_reason(connection, body):
+    connection.request("POST", "/v1/models/latest/front", body=json.dumps(body))
+    response = connection.getresponse()
+    content = response.read()
+    assert response.status in (200, 400, 422)
+    if response.status == 200:
+        assert content.startswith(b"accfrnt")
+    else:
+        assert json.loads(content)["error"]

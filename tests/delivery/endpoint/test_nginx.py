@@ -112,6 +112,27 @@ def test_what_needs_thought_is_passed_on(both):
     assert request(front, "/")[0].status == 200
 
 
+def test_first_requests_are_passed_on_and_a_bundle_is_there_as_files(both):
+    front, endpoint, bundle, manifest = both
+    first = [
+        request(url, "/v1/models/latest/front", method="POST", body=b"{}")[1]
+        for url in (front, endpoint)
+    ]
+    assert first[0] == first[1] == (bundle / "front").read_bytes()
+    (bundle / "release.json").write_bytes(b"{}")
+    for name, kind, lasts in (
+        ("front", "application/octet-stream", "max-age=5"),
+        ("release.json", "application/json", "max-age=5"),
+        ("manifest.json", "application/json", "immutable"),
+        (f"segments/{manifest.segments[0].sha256}.safetensors", "application/octet-stream", "imm"),
+    ):
+        response, data = request(front, f"/{manifest.model_id}/{name}")
+        assert data == (bundle / name).read_bytes()
+        assert response.headers["Content-Type"] == kind
+        assert lasts in response.headers["Cache-Control"]
+    (bundle / "release.json").unlink()
+
+
 def test_nothing_else_of_the_disk_is_served(both):
     front, _, _, manifest = both
     sha256 = manifest.segments[0].sha256
@@ -120,6 +141,9 @@ def test_nothing_else_of_the_disk_is_served(both):
         f"/v1/models/{manifest.model_id}/segments/..%2fmanifest.json",
         f"/v1/models/{'0' * 64}/segments/{sha256}",
         f"/v1/models/{manifest.model_id}/segments/{'0' * 64}",
+        f"/{manifest.model_id}/",
+        f"/{manifest.model_id}/segments/",
+        f"/{'0' * 64}/front",
         "/srv/bundles/",
     ):
         assert request(front, path)[0].status in (400, 404)
