@@ -157,7 +157,7 @@ def _best_threshold(
     # Who goes on has passed one read-out more, where there is one at all.
     gains = np.cumsum((leave - stay - of_head)[order]) + of_head * len(alive)
     # A threshold lets all go that are as sure as the last one.
-    ends = np.flatnonzero(np.append(sure[1:] < sure[:-1], True)) if len(alive) else []
-    if not len(ends) or gains[ends].min() >= 0:
+    ends = np.flatnonzero(np.append(sure[1:] < sure[:-1], len(sure) > 0)[: len(sure)])
+    if not ends.size or gains[ends].min() >= 0:
         return np.inf
     return float(sure[ends[np.argmin(gains[ends])]])
