@@ -44,6 +44,7 @@ _TEST = flags.DEFINE_integer("test_examples", 0, "Of the test set; 0: all.", 0)
 _CALIBRATION = flags.DEFINE_integer(
     "calibration", 5000, "Held-out training images on which thresholds are chosen.", 1
 )
+_EARLY_EXIT = flags.DEFINE_bool("early_exit", True, "Measures early exits of the elastic network.")
 
 Point = dict[str, Any]
 
@@ -93,6 +94,7 @@ def main() -> None:
         masks = elastic.ladder.skip_masks
         for depths in filter(_wanted, rows.of_elastic(elastic.model, elastic.variables, blocks)):
             _add(document, measure_depths(depths, masks, measured))
+    if elastic and _EARLY_EXIT.value:
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
         document["early_exit"] = exits(elastic, measured.judge, Judge(held_out, test.task))
     write_json(out / "compositions.json", document)
