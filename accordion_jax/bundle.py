@@ -1,42 +1,176 @@
 """Cuts a trained run into a bundle that can be delivered piece by piece.
 
-  python -m accordion_jax.bundle --workdir=RUN --out=DIR [--follows=MODEL_ID]
+  python -m accordion_jax.bundle --workdir=RUN --out=DIR [--bits=4,8] [--follows=MODEL_ID]
 
 writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and sizes.
+
+--bits says how many bits a weight has when it is sent: one number, or several that grow. With 4,8
+each block is sent in 4 bits first, and later in the bits that make 8 of them. Each model that a
+device may run is measured on the run's test split, so that the data set must be there. With 32 the
+weights are sent as they are, and nothing is measured again.
 """
 
-from collections.abc import Sequence
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from absl import app, flags
 
-from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax import data, evaluation
+from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
+from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
+from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import summary
+from accordion_jax.delivery.bundle.searching import Measure, find_order, passes_of_search
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.depth import LookupTable
+from accordion_jax.depth import Ladder, LookupTable, SkipMask
 from accordion_jax.system import command
-from accordion_jax.training import CheckpointError, load_measured_run
+from accordion_jax.system.progress import progress
+from accordion_jax.training import CheckpointError, Run, compiler_options, load_measured_run
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
+_BITS = flags.DEFINE_list(
+    "bits",
+    ["4", "8"],
+    "Bits a weight: 1 to 8, 16 or 32; or several that grow, as 4,8: blocks in 4 bits, and what "
+    "makes 8 of them. 32 sends the weights as they are.",
+)
 _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that this replaces.")
+
+# An order is found by differences between models on the same examples: more would not change it.
+_ORDER_EXAMPLES = 5000
 
 
 def main(argv: Sequence[str]) -> None:
     """Reads the run, writes the bundle, checks what was written, and prints a summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    bits = _bits()
+    command.show_log(logging.INFO)
     table = LookupTable.read(_WORKDIR.value)
     run = load_measured_run(_WORKDIR.value, table)
+    ladder = measured_ladder(run.ladder, table, run.model.block_names)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
         block_names=tuple(run.model.block_names),
         description=run.description,
-        ladder=run.ladder,
+        ladder=ladder,
         table=table,
     )
+    if bits != [32]:
+        parts = _encoded(run, ladder, table, bits)
     print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+
+
+def _bits() -> list[int]:
+    try:
+        return [int(each) for each in _BITS.value]
+    except ValueError as error:
+        raise app.UsageError(f"--bits={','.join(_BITS.value)}; wanted numbers, as 4,8") from error
+
+
+def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
+    """The arguments of `write_bundle` for a run in these bits, each model measured."""
+    block_names = tuple(run.model.block_names)
+    chains = Chains(
+        fold_norms(run.variables),
+        base_names=tuple(run.model.base_names),
+        block_names=block_names,
+        bits=bits,
+    )
+    facts: dict[str, Any] = {"bits": list(bits)}
+    order = blockwise(ladder, block_names, len(bits))
+    if total := passes_of_search(chains):
+        examples, split = _examples_of_the_order(run)
+        facts["order"] = {"examples": len(examples), "split": split}
+        with _passes("finding the order", total) as on_pass:
+            measure = _measure(run, ladder, examples)
+            order = find_order(chains, ladder, block_names, measure, on_pass)
+    rungs = rungs_of(order, ladder, block_names)
+    # A device that can pay for bits but not for operations goes another way.
+    rungs += uniform(ladder, block_names, len(bits) - 1)
+    parts = list(passes(rungs))
+    with _passes("measuring", len(parts)) as on_pass:
+        measure = _measure(run, ladder, _measured_on(run), run.config.sweep.examples)
+        found: list[tuple[Rung, Measured]] = []
+        for steps, together in parts:
+            masks = [rung.configuration.skip_mask for rung in together]
+            counted = measure(chains.variables(steps), masks)
+            found += zip(together, counted, strict=True)
+            on_pass()
+    return encoded_parts(
+        chains, order, found, description=run.description, table=table, facts=facts
+    )
+
+
+@contextlib.contextmanager
+def _passes(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar of passes over examples; yields what is to be called after each."""
+    done = itertools.count(1)
+    with progress(what, total, unit="pass") as bar:
+        yield lambda: bar.update(next(done))
+
+
+def _examples_of_the_order(run: Run) -> tuple[data.Dataset, str]:
+    """Examples to find the order with, and of which split: held out, or of the training split.
+
+    The test split is for what is said of each model afterwards.
+    """
+    config = run.config.data
+    if config.holdout:
+        split = "validation"
+        found = data.load(config.name, split, data_dir=config.dir or None, holdout=config.holdout)
+    else:
+        split = "train"
+        found = data.load(config.name, split, data_dir=config.dir or None)
+    if len(found) > _ORDER_EXAMPLES:
+        found = found.select(np.random.default_rng(0).permutation(len(found))[:_ORDER_EXAMPLES])
+    return found, split
+
+
+def _measured_on(run: Run) -> data.Dataset:
+    """The split that the run was measured on."""
+    config = run.config
+    return data.load(
+        config.data.name,
+        config.sweep.split,
+        data_dir=config.data.dir or None,
+        holdout=config.data.holdout,
+    )
+
+
+def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0) -> Measure:
+    """One pass over examples, for any of the ladder's skip masks; 0 examples are all."""
+    sweep = evaluation.Sweep(
+        run.model,
+        ladder.skip_masks,
+        dataset,
+        batch_size=run.config.sweep.batch_size,
+        examples=examples,
+        compiler_options=compiler_options(),
+    )
+    place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
+
+    def measure(variables: Mapping[str, Any], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
+        counts = sweep(data.replicate(dict(variables)))
+        return [
+            Measured(
+                counts.examples,
+                int(counts.errors[place[mask]]),
+                float(counts.cross_entropy[place[mask]]),
+            )
+            for mask in skip_masks
+        ]
+
+    return measure
 
 
 def run(argv: Sequence[str] | None = None) -> None:

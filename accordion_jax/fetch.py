@@ -55,6 +55,12 @@ _MAX_MACS = flags.DEFINE(
     None,
     "Multiply-accumulates for one image that the device can run.",
 )
+_MAX_MEMORY_BYTES = flags.DEFINE(
+    WholeNumber(0),
+    "max_memory_bytes",
+    None,
+    "Bytes of unpacked weights that the device can hold.",
+)
 _UPGRADE = flags.DEFINE_bool("upgrade", False, "Fetch all that is missing of the full model.")
 _STEP_DOWN = flags.DEFINE_integer(
     "step_down", None, "Use at most this many blocks from what is held; no network.", 0
@@ -189,6 +195,7 @@ def _requirements() -> dict[str, Any]:
         "throughput_bps": _EXPECT_BPS.value or _LINK_BPS.value,
         "max_error": _MAX_ERROR.value,
         "max_macs": _MAX_MACS.value,
+        "max_memory_bytes": _MAX_MEMORY_BYTES.value,
         "confidence": _CONFIDENCE.value,
     }
 

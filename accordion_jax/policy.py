@@ -5,6 +5,7 @@
   python -m accordion_jax.policy demand --table=RUN --log='plans.jsonl*' --out=asked.json
   python -m accordion_jax.policy mix link.json:0.5 demand.json:0.5 --full_probability=0.3 --out=mix.json
   python -m accordion_jax.policy evaluate RUN... --traces='test/*.csv' --deadline_s=0.1,0.3 --classes=10
+  python -m accordion_jax.policy evaluate RUN... --max_error=0.3:0.7,0.2:0.3
   python -m accordion_jax.policy guarantee --table=RUN --traces='traces/*.csv' --deadline_s=0.3
   python -m accordion_jax.policy convergence RUN... --errors=0.5,0.3
 
@@ -12,22 +13,23 @@ A policy is a JSON file, with its bar chart beside it. Training takes it with
 --config.policy.name=file --config.policy.path=FILE.
 """  # noqa: E501
 
+import functools
 import itertools
 import pathlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 from absl import app, flags
 
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.endpoint.plan_log import find_plan_logs, read_plan_log
 from accordion_jax.delivery.errors import DeliveryError
-from accordion_jax.delivery.links import charts
-from accordion_jax.delivery.links.expected import Arrivals, arrivals, compare, markdown
-from accordion_jax.delivery.links.guarantee import carried_within, guarantee, independent_links
-from accordion_jax.delivery.links.link import Link
+from accordion_jax.delivery.links import charts, demands, expected
+from accordion_jax.delivery.links.expected import Arrivals, arrivals
+from accordion_jax.delivery.links.guarantee import statements
+from accordion_jax.delivery.links.link import read_links
 from accordion_jax.delivery.links.models import parse_model
 from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
 from accordion_jax.delivery.links.replay import Method, accordion, head_bytes
@@ -54,6 +56,9 @@ _BUNDLE = flags.DEFINE_string(
 )
 _OVERHEAD_BYTES = flags.DEFINE(
     WholeNumber(0), "overhead_bytes", 0, "Before the first block, with --table: the manifest."
+)
+_BYTES_FACTOR = flags.DEFINE(
+    Number(1e-6, 1e6), "bytes_factor", 1.0, "Bytes of each configuration times this, errors as is."
 )
 _TRACES = flags.DEFINE_string(
     "traces", None, "Folder or quoted pattern of CSV files (time_s,downlink_mbps)."
@@ -86,6 +91,9 @@ _FLOOR = flags.DEFINE(
 )
 _MIN_DEPTH = flags.DEFINE_integer("min_depth", 1, "Blocks; of --floor.", 0)
 _CLASSES = flags.DEFINE_integer("classes", None, "The error without a model is 1 - 1/classes.", 2)
+_CHOOSE_ON = flags.DEFINE_string(
+    "choose_on", None, "Recordings, none of --traces, to choose the best run of each deadline on."
+)
 _REFERENCE = flags.DEFINE_string("reference", None, "Label that the others are compared with.")
 _CONFIDENCE = flags.DEFINE(Number(0.5, 1), "confidence", 0.95, "Of the guarantee.")
 _CONTENT = flags.DEFINE(
@@ -110,7 +118,10 @@ _TAKES = {
     "link": (*_SOURCE, *_LINKS, *_MIX),
     "demand": (*_SOURCE, "max_error", "max_bytes", "log", "model", *_MIX),
     "mix": _MIX,
-    "evaluate": ("overhead_bytes", *_LINKS, "classes", "reference", "seed", "out"),
+    "evaluate": (
+        *("overhead_bytes", "bytes_factor", *_LINKS, "max_error", "classes", "choose_on"),
+        *("reference", "seed", "out"),
+    ),
     "guarantee": (*_SOURCE, *_MEASURED, "confidence", "content", "block_s", "seed"),
     "convergence": ("errors", "under"),
 }
@@ -155,15 +166,17 @@ def _source() -> tuple[LookupTable, Method, dict[str, str]]:
     if given is _BUNDLE:
         manifest = read_manifest(given.value)
         method = accordion(manifest, head_bytes(manifest))
-        return manifest.table, method, {"model_id": manifest.model_id}
+        rows = tuple(manifest.rows[configuration.name] for configuration in manifest.path)
+        return LookupTable(rows, manifest.table.provenance), method, {"model_id": manifest.model_id}
     table, path = LookupTable.read(given.value), pathlib.Path(given.value)
     return table, _method(table), file_digests(path / TABLE_FILE if path.is_dir() else path)
 
 
 def _method(table: LookupTable) -> Method:
+    factor = _BYTES_FACTOR.value
     return Method(
         "Accordion",
-        tuple(row.size_bytes + _OVERHEAD_BYTES.value for row in table.rows),
+        tuple(round(factor * row.size_bytes) + _OVERHEAD_BYTES.value for row in table.rows),
         tuple(row.top1_error for row in table.rows),
     )
 
@@ -173,19 +186,19 @@ def _links() -> tuple[Sequence[Arrivals], str, dict[str, str]]:
     given = _one_of(_TRACES, _LINK_MODEL)
     if given is _LINK_MODEL:
         return [parse_model(given.value)], given.value, {}
-    paths = find_traces(given.value)
-    links = [Link(read_trace(path)) for path in paths]
+    paths, links = read_links(given.value)
     return links, f"{len(links)} recorded link{'s' * (len(links) > 1)}", file_digests(*paths)
 
 
-def _deadlines() -> list[tuple[float, float]]:
-    """(seconds, weight) of each."""
+def _deadlines() -> dict[float, float]:
+    """Seconds from the request, and the weight of each."""
     if not _DEADLINE_S.value:
         raise app.UsageError("give --deadline_s, seconds from the request")
-    found = [weighted(item, "--deadline_s") for item in _DEADLINE_S.value]
-    for deadline_s, _ in found:
+    found: dict[float, float] = {}
+    for deadline_s, weight in (weighted(item, "--deadline_s") for item in _DEADLINE_S.value):
         if not 0 < deadline_s <= 1e6:
             raise ValueError(f"--deadline_s: {deadline_s:g} must be above 0 and at most 1e6")
+        found[deadline_s] = found.get(deadline_s, 0.0) + weight
     return found
 
 
@@ -194,11 +207,9 @@ def _link(_names: list[str]) -> None:
     links, name, more = _links()
     found = _deadlines()
     if any(":" in item for item in _DEADLINE_S.value or ()):
-        check_distribution([weight for _, weight in found], "--deadline_s")
-    total = sum(weight for _, weight in found)
-    deadlines: dict[float, float] = {}
-    for deadline_s, weight in found:
-        deadlines[deadline_s] = deadlines.get(deadline_s, 0.0) + weight / total
+        check_distribution(list(found.values()), "--deadline_s")
+    total = sum(found.values())
+    deadlines = {deadline_s: weight / total for deadline_s, weight in found.items()}
     wait_s = method.round_trips * _ROUND_TRIP_S.value
     arrive = arrivals(links, method.sizes_bytes, deadlines, wait_s=wait_s).mean(0)
     shares, nothing = best_that_arrives(arrive)
@@ -211,7 +222,7 @@ def _link(_names: list[str]) -> None:
         for each, share in deadlines.items()
     )
     title = f"{name}, deadline {shown}"
-    _write(table, [(shares, 1.0)], facts, digests | more, title, said)
+    _write(table, [shares], [1.0], facts, digests | more, title, said)
 
 
 def _demand(_names: list[str]) -> None:
@@ -221,16 +232,16 @@ def _demand(_names: list[str]) -> None:
     if given is _LOG:
         paths = find_plan_logs(given.value)
         logged = read_plan_log(paths, _MODEL.value)
-        demands, digests = logged.demands, digests | file_digests(*paths)
+        asked, digests = logged.demands, digests | file_digests(*paths)
         title = f"{sum(logged.requirements.values()):,} plans of the endpoint's log"
         if logged.foreign:
             said.append(
                 f"passed over {logged.foreign} foreign line(s) of the log; {logged.first_foreign}"
             )
     else:
-        items, demands = given.value, histogram(given.value, given.name)
+        items, asked = given.value, histogram(given.value, given.name)
         title = f"demand: {given.name} {', '.join(items[:6])}{', ...' if len(items) > 6 else ''}"
-    answered = smallest_that_satisfies(table, demands)
+    answered = smallest_that_satisfies(table, asked)
     facts = {
         "fitted_to": "demand",
         "demand": title,
@@ -242,30 +253,23 @@ def _demand(_names: list[str]) -> None:
         "count for the largest within their bounds",
         f"not even the smallest is within the bounds of {100 * answered.unserved:.2f} %; left out",
     ]
-    _write(table, [(answered.probabilities, 1.0)], facts, digests, title, *said)
+    _write(table, [answered.probabilities], [1.0], facts, digests, title, *said)
 
 
 def _mix(names: list[str]) -> None:
-    pairs = []
+    paths, weights = [], []
     for item in names:
         name, colon, weight = item.rpartition(":")
         if not colon or pathlib.Path(item).is_file():
             name, weight = item, str(1 / len(names))
-        pairs.append((PolicyFile.read(name), weighted(f"0:{weight}", item)[1], pathlib.Path(name)))
-    first = pairs[0][0]
-    for other, _, path in pairs:
-        mine, theirs = ([(e.name, e.stage_blocks) for e in f.entries] for f in (first, other))
-        if mine != theirs:
-            raise ValueError(
-                f"{path} is a policy of another ladder ({theirs[0][0]} to {theirs[-1][0]}) than "
-                f"{pairs[0][2]} ({mine[0][0]} to {mine[-1][0]}); fit both with one table"
-            )
-    mixed = [[path.name, weight] for _, weight, path in pairs]
-    facts: dict[str, Any] = {"fitted_to": "mix", "mixed": mixed}
-    title = "mixture of " + ", ".join(f"{weight:.2g} {path.stem}" for _, weight, path in pairs)
-    parts = [(np.array(each.probabilities), weight) for each, weight, _ in pairs]
-    digests = file_digests(*(path for *_, path in pairs))
-    _write(first, parts, facts, digests, title, names=names)
+        paths.append(pathlib.Path(name))
+        weights.append(weighted(f"0:{weight}", item)[1])
+    files = PolicyFile.read_all(*paths)
+    pairs = list(zip(paths, weights, strict=True))
+    facts = {"fitted_to": "mix", "mixed": [[path.name, weight] for path, weight in pairs]}
+    title = "mixture of " + ", ".join(f"{weight:.2g} {path.stem}" for path, weight in pairs)
+    policies = [file.probabilities for file in files]
+    _write(files[0], policies, weights, facts, file_digests(*paths), title, names=names)
 
 
 def _out() -> pathlib.Path:
@@ -276,7 +280,8 @@ def _out() -> pathlib.Path:
 
 def _write(
     ladder: LookupTable | PolicyFile,
-    parts: Sequence[tuple[np.ndarray, float]],
+    policies: Sequence[npt.ArrayLike],
+    weights: Sequence[float],
     facts: dict[str, Any],
     digests: Mapping[str, str],
     title: str,
@@ -286,7 +291,6 @@ def _write(
     """Mixes, writes the file and its chart, and says what was done."""
     path = _out()
     check_that_pictures_can_be_drawn()
-    policies, weights = [part for part, _ in parts], [weight for _, weight in parts]
     entries = ladder.rows if isinstance(ladder, LookupTable) else ladder.entries
     probabilities = mixture(
         policies,
@@ -303,49 +307,59 @@ def _write(
     provenance = {"command": line, "inputs_sha256": dict(digests)}
     found = PolicyFile.like(ladder, probabilities.tolist(), facts=facts, provenance=provenance)
     found.write(path)
-    bars = [f"{entry.name}\n{entry.size_bytes / 1e3:,.0f} kB" for entry in found.entries]
     chart = path.with_suffix(".png")
-    charts.draw_policies(chart, bars, {path.stem: found.probabilities}, title=title)
+    charts.draw_policies(chart, found.entries, {path.stem: found.probabilities}, title=title)
     drawn = [f"{e.name} {100 * e.probability:.1f} %" for e in found.entries if e.probability > 0]
     print(f"{title}\ndrawn: {', '.join(drawn)}")
     print("\n".join([*said, f"wrote {path} and {chart}"]))
 
 
 def _evaluate(names: list[str]) -> None:
-    if _CLASSES.value is None:
-        raise app.UsageError("give --classes: without a model the error is 1 - 1/classes")
+    _one_of(_CLASSES, _MAX_ERROR)
+    asked = histogram(_MAX_ERROR.value or (), "max_error")
+    demanded = {each.max_error or 0.0: share for each, share in asked.items()}
     path = None if _OUT.value is None else _out()
-    # Here, not above: it loads JAX, which no other part of this command needs.
-    from accordion_jax import evaluation
+    from accordion_jax import evaluation  # here, not above: it loads JAX, which no other needs
 
     tables = sorted(map(LookupTable.read, names), key=lambda t: t.provenance.get("seed", 0))
-    error_name = evaluation.error_name(tables)
-    by_label = evaluation.group_seeds(tables)
+    error_name, by_label = evaluation.error_name(tables), evaluation.group_seeds(tables)
     title, labels = evaluation.without_common(list(by_label))
     grouped = zip(labels, by_label.values(), strict=True)
-    groups = {label: [_method(table) for table in each] for label, each in grouped}
-    if _REFERENCE.value is not None and _REFERENCE.value not in groups:
-        raise ValueError(
-            f"--reference={_REFERENCE.value!r} is none of {', '.join(map(repr, groups))}"
+    groups, reference = {label: [*map(_method, each)] for label, each in grouped}, _REFERENCE.value
+    if reference is not None and reference not in groups:
+        raise ValueError(f"--reference={reference!r} is none of {', '.join(map(repr, groups))}")
+    facts: dict[str, Any] = {"bytes_factor": _BYTES_FACTOR.value}
+    if demanded:
+        facts["demands"] = demands.meet(groups, demanded, reference)
+        print(demands.markdown(facts["demands"], error_name, reference))
+        measured, measure = "demands not met", functools.partial(demands.unmet, demanded=demanded)
+    else:
+        measured, chance = f"expected {error_name}", 1 - 1 / (_CLASSES.value or 2)
+        measure = functools.partial(expected.expected_errors, chance_error=chance)
+    of_links = (_TRACES, _LINK_MODEL, _DEADLINE_S, _CHOOSE_ON)
+    if not demanded or any(each.value for each in of_links):
+        links, name, digests = _links()
+        facts |= {"links": name, "round_trip_s": _ROUND_TRIP_S.value, "inputs_sha256": digests}
+        others = read_links(_CHOOSE_ON.value, none_of=digests)[1] if _CHOOSE_ON.value else []
+        facts["rows"] = expected.compare(
+            groups,
+            links,
+            list(_deadlines()),
+            functools.partial(measure, round_trip_s=_ROUND_TRIP_S.value),
+            round_trip_s=_ROUND_TRIP_S.value,
+            reference=reference,
+            choose_on=others,
+            seed=_SEED.value,
         )
-    links, name, digests = _links()
-    rows = compare(
-        groups,
-        links,
-        [deadline_s for deadline_s, _ in _deadlines()],
-        chance_error=1 - 1 / _CLASSES.value,
-        round_trip_s=_ROUND_TRIP_S.value,
-        reference=_REFERENCE.value,
-        seed=_SEED.value,
-    )
-    print(markdown(rows, error_name, _REFERENCE.value))
+        print(expected.markdown(facts["rows"], measured, reference))
+        if path is not None:
+            title = f"{title}\n{name}; 95 % intervals (bootstrap over links)"
+            chart = path.with_suffix(".png")
+            charts.draw_over_links(chart, facts["rows"], measured=measured, title=title)
+            print(f"\nwrote {chart}", end="")
     if path is not None:
-        chart = path.with_suffix(".png")
-        title = f"{title}\n{name}; 95 % intervals (bootstrap over links)"
-        charts.draw_expected_errors(chart, rows, error_name=error_name, title=title)
-        facts = {"links": name, "round_trip_s": _ROUND_TRIP_S.value, "inputs_sha256": digests}
-        write_json(path, facts | {"rows": rows})
-        print(f"\nwrote {path} and {chart}")
+        write_json(path, facts)
+        print(f"\nwrote {path}")
 
 
 def _guarantee(_names: list[str]) -> None:
@@ -353,38 +367,25 @@ def _guarantee(_names: list[str]) -> None:
     if _TRACES.value is None:
         raise app.UsageError("give --traces: a guarantee rests on measured links")
     traces = [read_trace(path) for path in find_traces(_TRACES.value)]
-    stretches = independent_links(traces, _BLOCK_S.value)
-    wait_s = method.round_trips * _ROUND_TRIP_S.value
-    for deadline_s, _ in _deadlines():
-        carried = carried_within(stretches, deadline_s - wait_s, seed=_SEED.value)
-        found = guarantee(
-            table,
-            method,
-            carried,
-            deadline_s=deadline_s,
-            confidence=_CONFIDENCE.value,
-            content=_CONTENT.value,
-        )
-        print(found.statement(str(table.provenance.get("error_name", "top-1 error"))))
-    cut = f"blocks of {_BLOCK_S.value:g} s" if _BLOCK_S.value else "recordings, one start each"
-    print(
-        f"Assumed: {len(stretches)} {cut}, independent and like the links to come; "
-        f"{table.full.examples:,} examples, independent, like those to come, and not used in "
-        "training or in choosing the model."
+    found = statements(
+        *(table, method, traces, list(_deadlines())),
+        confidence=_CONFIDENCE.value,
+        content=_CONTENT.value,
+        block_s=_BLOCK_S.value,
+        round_trip_s=_ROUND_TRIP_S.value,
+        seed=_SEED.value,
     )
+    print("\n".join(found))
 
 
 def _convergence(names: list[str]) -> None:
     errors = [weighted(each, "--errors")[0] for each in _ERRORS.value]
     for error in errors:
         Demand(max_error=error)  # refuses a percentage
-    weights: dict[int, float] | None = None
-    of = "the error under its own policy"
+    weights, of = None, "the error under its own policy"
     if _UNDER.value is not None:
-        weights, of = {}, f"the error under {pathlib.Path(_UNDER.value).stem}"
-        for entry in PolicyFile.read(_UNDER.value).entries:
-            depth = sum(entry.stage_blocks)
-            weights[depth] = weights.get(depth, 0.0) + entry.probability
+        weights = PolicyFile.read(_UNDER.value).by_depth()
+        of = f"the error under {pathlib.Path(_UNDER.value).stem}"
     runs = {pathlib.Path(name).name: convergence(name, weights) for name in names}
     print(convergence_table(runs, errors, of))
 

@@ -19,7 +19,7 @@ from absl import app, flags
 
 from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
-from accordion_jax.delivery.bundle.precision import at_bits
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import load_variables
 from accordion_jax.delivery.errors import DeliveryError
@@ -219,9 +219,11 @@ def _tell_where_behind(methods: Sequence[Method], found: Mapping[float, Sequence
 def _eight_bits(folder: str, manifest: Manifest) -> Method:
     variables = load_variables(manifest, lambda sha256: segment_path(folder, sha256).read_bytes())
     units = variables["params"]
-    base = [unit for unit in units if unit not in manifest.by_name]
-    quantised, sizes = at_bits(variables, dict.fromkeys(units, 8), base_names=base)
-    size_bytes = sum(map(sum, sizes.values()))
+    blocks = [unit for unit in units if unit in manifest.by_name]
+    base = [unit for unit in units if unit not in blocks]
+    chains = Chains(variables, base_names=base, block_names=blocks, bits=[8])
+    quantised = chains.variables({})
+    size_bytes = sum(chains.size_bytes(name, 0) for name in chains.names)
     if _DATA.value is None:
         name = "8 bits, whole (error assumed: the full model's)"
         return whole(name, size_bytes, manifest.table.full.top1_error)

@@ -3,7 +3,9 @@
     python -m accordion_jax.report runs/resnet56_* --out=figure.png
 
 Runs that differ only in seed become one curve, their mean and standard deviation. With --reference,
-a run's label, the last table says how far each is behind that one at its full depth.
+a run's label, the last table says how far each is behind that one at its full depth. A bundle's
+folder may take the place of a run: its curve is that of what arrives in the default order, and
+tables of kilobytes, blocks and bits a weight are added.
 """
 
 import pathlib
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 
 from accordion_jax import evaluation
+from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, read_manifest
 from accordion_jax.depth import LookupTable
 from accordion_jax.system import command
 
@@ -73,6 +76,33 @@ def _macs_for(table: LookupTable, column: str) -> float | None:
     return None if row is None else row.macs / 1e6
 
 
+def _kilobytes_for(table: LookupTable, column: str) -> float | None:
+    row = table.smallest_reaching(_share(column))
+    return None if row is None else row.size_bytes / 1e3
+
+
+def _blocks_for(table: LookupTable, column: str) -> float | None:
+    row = table.smallest_reaching(_share(column))
+    return None if row is None else row.depth
+
+
+def _bits_for(table: LookupTable, column: str) -> float | None:
+    row = table.smallest_reaching(_share(column))
+    return None if row is None else row.bits
+
+
+def _read(path: str) -> LookupTable:
+    """The table of a run, or of what a bundle sends in its default order."""
+    folder = pathlib.Path(path)
+    if not (folder / MANIFEST_NAME).is_file():
+        return _as_trained(LookupTable.read(folder))
+    manifest = read_manifest(folder)
+    facts = dict(manifest.provenance)
+    bits = " and ".join(map(str, facts.get("bits", [32])))
+    facts["name"] = f"{facts.get('name', 'bundle')} in {bits} bits"
+    return LookupTable(tuple(manifest.rows[each.name] for each in manifest.path), facts)
+
+
 def _as_trained(table: LookupTable) -> LookupTable:
     """The table without rows of depths that training never saw, where it saw only one."""
     facts = table.provenance
@@ -104,12 +134,15 @@ def _behind(groups: Groups, reference: str) -> str:
 def main(argv: list[str]) -> None:
     """Draws and prints."""
     if len(argv) < 2:
-        raise app.UsageError("name at least one run: its folder, or its lookup_table.json")
+        raise app.UsageError(
+            "name at least one run: its folder, or its lookup_table.json; or the folder of a bundle"
+        )
     for flag in (_SHARES, _ERRORS):
         for value in flag.value:
             if not value.replace(".", "", 1).isdigit() or not 0 < float(value) <= 100:
                 raise app.UsageError(f"--{flag.name}: {value!r} is not a per cent in (0, 100]")
-    tables = [_as_trained(LookupTable.read(pathlib.Path(path))) for path in argv[1:]]
+    tables = [_read(path) for path in argv[1:]]
+    encoded = any(row.bits < 32 for table in tables for row in table.rows)
     error_name = evaluation.error_name(tables)
     article = "an" if error_name[:1] in "aeiou" else "a"
     by_label = evaluation.group_seeds(tables)
@@ -117,7 +150,7 @@ def main(argv: list[str]) -> None:
     groups = dict(zip(labels, by_label.values(), strict=True))
     behind = [_behind(groups, _REFERENCE.value)] if _REFERENCE.value else []
     curves = [evaluation.average_seeds(label, each, _BITS.value) for label, each in groups.items()]
-    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "float32"
+    axis = f"{_BITS.value} bits a parameter" if _BITS.value else "as sent" if encoded else "float32"
     picture = evaluation.draw_error_vs_size(
         curves, _OUT.value, title=title, axis=axis, error_name=error_name
     )
@@ -130,6 +163,12 @@ def main(argv: list[str]) -> None:
         ),
         *behind,
     ]
+    if encoded:
+        parts += [
+            _table(f"kilobytes for {article} {error_name}", errors, groups, _kilobytes_for, ""),
+            _table(f"blocks for {article} {error_name}", errors, groups, _blocks_for, ""),
+            _table(f"bits a weight for {article} {error_name}", errors, groups, _bits_for, ""),
+        ]
     print("\n\n".join(parts))
     print(f"\n  {picture}")
 

@@ -12,6 +12,10 @@ import numpy as np
 from accordion_jax import data, evaluation, tasks, training
 from accordion_jax.data import loading
 from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
+from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.ordering import blockwise, rungs_of, uniform
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import make_ladder
 from accordion_jax.models.costs import unit_costs
@@ -52,11 +56,19 @@ def make_experiment(
         del loading.LOADERS["random"]
 
 
-def write_random_bundle(folder: pathlib.Path, depth_n: int) -> pathlib.Path:
+def write_random_bundle(
+    folder: pathlib.Path, depth_n: int, bits: Sequence[int] = (32,)
+) -> pathlib.Path:
     """Writes a bundle of a ResNet-(6n+2) for 10 classes under CoML, and returns its folder.
 
     Random weights, and errors that fall with depth as they do for trained networks: delivery does
     not look at either. ResNet-110 (n = 18) is 7.1 MB in 55 segments.
+
+    Args:
+      folder: of bundles.
+      depth_n: n.
+      bits: a weight; of several, all blocks come in the first, and refinements to the others after
+        them. Each depth is also there in the last alone.
     """
     experiment = make_experiment(Options(depth_n, examples=124), num_classes=10)
     model, ladder = experiment.model, experiment.ladder
@@ -67,13 +79,23 @@ def write_random_bundle(folder: pathlib.Path, depth_n: int) -> pathlib.Path:
     errors = np.array([round(9000 * 0.95**configuration.depth) for configuration in ladder])
     counts = evaluation.Counts(10_000, errors, np.ones(len(ladder)))
     costs = unit_costs(model, variables, experiment.example_shape)
-    parts = bundle_parts(
-        variables,
-        base_names=model.base_names,
-        block_names=model.block_names,
-        description=experiment.description | {"classes": None},
-        ladder=ladder,
-        table=evaluation.make_table(ladder, counts, *costs, {"scheme": "coml"}),
+    description = experiment.description | {"classes": None}
+    table = evaluation.make_table(ladder, counts, *costs, {"scheme": "coml"})
+    names = {"base_names": model.base_names, "block_names": model.block_names}
+    if tuple(bits) == (32,):
+        parts = bundle_parts(
+            variables, **names, description=description, ladder=ladder, table=table
+        )
+        return write_bundle(folder, **parts)
+    chains = Chains(fold_norms(variables), **names, bits=bits)
+    order = blockwise(ladder, model.block_names, len(bits))
+    found = rungs_of(order, ladder, model.block_names)
+    found += uniform(ladder, model.block_names, len(bits) - 1)
+    measured = [
+        (rung, Measured(10_000, round(9000 * 0.97 ** len(rung.items)), 1.0)) for rung in found
+    ]
+    parts = encoded_parts(
+        chains, order, measured, description=description, table=table, facts={"bits": list(bits)}
     )
     return write_bundle(folder, **parts)
 

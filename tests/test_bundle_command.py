@@ -5,8 +5,11 @@ import safetensors
 import safetensors.numpy
 from jax import numpy as jnp
 
+from accordion_jax import data
+from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.cutting import bundle_parts
 from accordion_jax.delivery.bundle.reading import segment_path, summary, verify_bundle
+from accordion_jax.delivery.bundle.variables import Loaded, load_variables
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.models import ResNet, build, describe
@@ -118,8 +121,7 @@ def test_only_configurations_that_were_measured_are_on_the_ladder(tmp_path):
         ("base", "stage1_block01"),
         ("base", "stage1_block01", "stage2_block01", "stage3_block01"),
     ]
-    assert manifest.provenance == few.provenance
-    assert manifest.table.provenance == {"step": 7}
+    assert manifest.provenance == manifest.table.provenance == few.provenance
 
 
 @pytest.mark.slow
@@ -136,14 +138,22 @@ def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
     assert trained.returncode == 0, trained.stderr
     older = "0" * 64
     first = run_command(
-        "accordion_jax.bundle", f"--workdir={run}", f"--out={out}", f"--follows={older}"
+        "accordion_jax.bundle",
+        f"--workdir={run}",
+        f"--out={out}",
+        f"--follows={older}",
+        "--bits=32",
     )
     assert first.returncode == 0, first.stderr
     [bundle] = out.iterdir()
     manifest = verify_bundle(bundle)
     assert f"model_id  {manifest.model_id}" in first.stdout
     assert "4 configurations" in first.stdout
-    assert manifest.table.rows == LookupTable.read(run).rows
+    plain = LookupTable.read(run)
+    for row, before in zip(manifest.table.rows, plain.rows, strict=True):
+        names = ("configuration", "depth", "macs", "parameters", "errors", "examples", "bits")
+        assert [getattr(row, name) for name in names] == [getattr(before, n) for n in names]
+    _check_bits(run, tmp_path / "bits", run_command)
     assert manifest.model["input"]["shape"] == [8, 8, 1]
     assert manifest.follows == older
     # A table of other weights is refused.
@@ -152,6 +162,34 @@ def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
     refused = run_command("accordion_jax.bundle", f"--workdir={run}", f"--out={out}")
     assert refused.returncode != 0
     assert "was measured at step 99" in refused.stderr + refused.stdout
+
+
+def _check_bits(run, out, run_command):
+    """Without --bits, each model of some blocks and bits is measured as a device runs it."""
+    made = run_command("accordion_jax.bundle", f"--workdir={run}", f"--out={out}")
+    assert made.returncode == 0, made.stderr
+    [bundle] = out.iterdir()
+    manifest = verify_bundle(bundle)
+    assert manifest.provenance["bits"] == [4, 8]
+    assert manifest.provenance["order"] == {"examples": 1437, "split": "train"}
+    assert len(manifest.path) == 8
+    assert {f"coml-{depth}.8" for depth in range(4)} <= manifest.rows.keys()
+    test = data.load("digits", "test").select(np.arange(64))
+    network = runtimes.make(manifest)
+    inputs = network.task.prepare(test.inputs)
+    for configuration in manifest.ladder:
+        variables = load_variables(
+            manifest, lambda sha256: segment_path(bundle, sha256).read_bytes(), configuration
+        )
+        outputs = network.compile(configuration, [Loaded(variables, None)], 64)(inputs)
+        row = manifest.rows[configuration.name]
+        assert (row.examples, row.errors) == (64, np.sum(outputs.argmax(-1) != test.targets))
+    for wrong, message in (("many", "wanted numbers, as 4,8"), ("8,4", "several that grow")):
+        refused = run_command(
+            "accordion_jax.bundle", f"--workdir={run}", f"--out={out}", f"--bits={wrong}"
+        )
+        assert refused.returncode != 0
+        assert message in refused.stderr + refused.stdout
 
 
 def test_what_does_not_belong_together_is_refused():

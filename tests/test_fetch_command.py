@@ -51,9 +51,9 @@ def test_fetch_upgrade_and_step_down(served, fetch):
     rest = fetch(f"--max_bytes={sum(sizes[:2]) - received_bytes(first)}")
     assert "in use       coml-1: 1 of 3 blocks" in rest.stdout
     assert received_bytes(first) + received_bytes(rest) == sum(sizes[:2])
-    assert "in use coml-0, depth 0, expected error 0.9" in first.stderr + rest.stderr
+    assert "in use coml-0, depth 0, 32 bits, expected error 0.9" in first.stderr + rest.stderr
     upgraded = fetch("--upgrade")
-    assert "in use       coml-3: 3 of 3 blocks, 100 % of the bytes" in upgraded.stdout
+    assert "in use       coml-3: 3 of 3 blocks, 32 bits, 100 % of the bytes" in upgraded.stdout
     assert f"transferred  {sum(sizes[2:]):,} bytes" in upgraded.stdout
     assert f"cached       {sum(sizes[:2]):,} bytes before; 0 bytes" in upgraded.stdout
     # No network from here on.

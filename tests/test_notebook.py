@@ -88,7 +88,7 @@ def test_runs_from_top_to_bottom_and_ends_with_the_full_model(notebook, tmp_path
     assert work == tmp_path / "runs/notebook/quickstart_2_epochs"
     table = LookupTable.read(work)
     assert [row.configuration for row in table.rows] == list(names)
-    assert len(list(work.glob("bundles/*/segments/*.safetensors"))) == 4
+    assert len(list(work.glob("bundles/*/segments/*.bin"))) == 4
     by_deadline = re.search(r"with ([\d,]+) of ([\d,]+) bytes", text_of(cell(notebook, "deadline")))
     part, whole = (int(number.replace(",", "")) for number in by_deadline.groups())
     assert 0 < part < whole

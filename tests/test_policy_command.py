@@ -147,6 +147,58 @@ def test_runs_are_compared_over_links(tmp_path, traces, capsys):
     assert (tmp_path / "e.png").stat().st_size > 5000
 
 
+def test_runs_are_compared_by_what_meets_demands(tmp_path, traces, capsys):
+    runs = [
+        write_table(tmp_path / "a0", [0.8, 0.5, 0.2, 0.1], "net_a", 0),
+        write_table(tmp_path / "a1", [0.8, 0.6, 0.2, 0.1], "net_a", 1),
+        write_table(tmp_path / "b0", [0.5, 0.4, 0.3, 0.25], "net_b", 0),
+    ]
+    out = tmp_path / "d.json"
+    demanded = ("--max_error=0.5:3,0.2:1", "--reference=a")
+    policy("evaluate", *runs, *demanded, f"--out={out}")
+    said = capsys.readouterr().out
+    assert "| kB for a demand | seeds | 50 % (75 %) | 20 % (25 %) | mean | top-1 error |" in said
+    # a sends 20 kB, or 60 where its second seed needs them; b 4 kB, and all for the other demand.
+    assert "| a | 2 | 40.0 | 60.0 | 45.0 ± 21.2 | 31.25 ± 15.91 % | 0.00 ± 0.00 % |" in said
+    assert "| b | 1 | 4.0 | - | 53.0; +8.0 | 43.75 % | 25.00 % |" in said
+    document = json.loads(out.read_text())
+    assert document.keys() == {"bytes_factor", "demands"}
+    assert not out.with_suffix(".png").exists()
+
+    links = (f"--traces={traces}", "--deadline_s=0.1,5")
+    policy("evaluate", *runs, *demanded, *links, f"--out={out}")
+    assert "| demands not met at the deadline | seeds | 0.1 s | 5 s |" in capsys.readouterr().out
+    assert out.with_suffix(".png").stat().st_size > 5000
+    rows = {(r["label"], r["deadline_s"]): r["value"] for r in json.loads(out.read_text())["rows"]}
+    assert rows["a", 5.0] == pytest.approx(0, abs=1e-9)
+    assert rows["b", 5.0] == pytest.approx(0.25), "one that no configuration meets"
+    assert rows["b", 0.1] < rows["a", 0.1]
+
+
+def test_bytes_of_another_precision(table, traces, capsys):
+    flags = ("evaluate", table, "--link_model=constant:rate_bps=1e6", "--classes=10")
+    # 25,000 bytes arrive within 0.2 s after two round trips, or 100,000 of four times as many.
+    policy(*flags, "--deadline_s=0.26")
+    assert "| 1 | 50.00 " in capsys.readouterr().out
+    policy(*flags, "--deadline_s=0.26", "--bytes_factor=0.25")
+    assert "| 1 | 20.00 " in capsys.readouterr().out
+
+
+def test_the_best_is_chosen_on_links_that_are_not_tested_on(tmp_path, traces, capsys):
+    runs = [
+        write_table(tmp_path / "a0", [0.5, 0.4, 0.3, 0.3], "net_a"),
+        write_table(tmp_path / "b0", [0.8, 0.7, 0.2, 0.1], "net_b"),
+    ]
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "fast.csv").write_text("time_s,downlink_mbps\n0,100\n")
+    flags = ("evaluate", *runs, f"--traces={traces}", "--deadline_s=0.1", "--classes=10")
+    policy(*flags, f"--choose_on={others}")
+    assert "| best over 1 other links | 1 | b: " in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"00\.csv is among the recordings that are tested on"):
+        policy(*flags, f"--choose_on={traces}")
+
+
 def test_a_guarantee_is_printed_with_what_it_assumes(table, traces, capsys):
     flags = ("guarantee", f"--table={table}", f"--traces={traces}", "--deadline_s=1,5")
     policy(*flags, "--confidence=0.9")
@@ -187,7 +239,21 @@ def test_a_guarantee_is_printed_with_what_it_assumes(table, traces, capsys):
         (("link", "--table={table}", "--traces={traces}", "--deadline_s=1"), "give --out="),
         (("demand", "--table={table}", "--out=x.json"), "give one of --max_error"),
         (("demand", "--table={table}", "--max_error=20"), "did you mean 0.2"),
-        (("evaluate", "{table}", "--traces={traces}"), "give --classes"),
+        (("evaluate", "{table}", "--traces={traces}"), "give one of --classes, --max_error; got n"),
+        (
+            ("evaluate", "{table}", "--max_error=0.3", "--classes=10"),
+            "; got --classes, --max_error",
+        ),
+        (("evaluate", "{table}", "--max_error=30"), "did you mean 0.3"),
+        (("evaluate", "{table}", "--max_error=0.3:0"), "no demands with a share above 0"),
+        (
+            ("evaluate", "{table}", "--max_error=0.3", "--deadline_s=1"),
+            "give one of --traces, --link_model; got none",
+        ),
+        (
+            ("evaluate", "{table}", "--max_error=0.3", "--traces={traces}"),
+            "give --deadline_s",
+        ),
         (("guarantee", "--table={table}", "--deadline_s=1"), "give --traces: a guarantee rests"),
         (("convergence", "{table}"), "has no errors measured"),
         (("convergence", "{table}", "--errors=30"), "not a percentage"),

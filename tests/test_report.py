@@ -6,9 +6,11 @@ import pytest
 from absl import app
 from PIL import Image
 
+from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.evaluation import without_common
 from tests.commands import call_main
+from tests.delivery.resnets import write_chained
 
 LADDER = make_ladder("coml", (1, 1, 1))
 # The base is 10 % of the bytes, the blocks 15, 25 and 50.
@@ -249,3 +251,30 @@ def test_of_one_depth_that_was_trained_alone_only_that_one_counts(call, tmp_path
 )
 def test_labels_say_what_differs(labels, title, left):
     assert without_common(labels) == (title, left)
+
+
+def test_a_bundle_shows_its_bits_beside_its_blocks(tmp_path, capsys):
+    folder, *_ = write_chained(tmp_path / "bundles")
+    manifest = read_manifest(folder)
+    errors = [row.top1_error for row in manifest.table.rows]
+    wanted = f"{100 * errors[-2]:g}"
+    run = write_run(tmp_path / "mine", (900, 700, 500, 300))
+    call_main("report", folder, f"--errors={wanted}", f"--out={tmp_path / 'figure.png'}")
+    *_, kilobytes, blocks, bits = tables_in(capsys.readouterr().out)
+    row = min(
+        (
+            manifest.rows[each.name]
+            for each in manifest.path
+            if manifest.rows[each.name].top1_error <= errors[-2]
+        ),
+        key=lambda row: row.size_bytes,
+    )
+    (label,) = [each for each in bits if "bundle" in each and "weight" not in each]
+    assert "in 4 and 8 bits" in label
+    assert kilobytes[label][1] == f"{row.size_bytes / 1e3:.2f}"
+    assert blocks[label][1] == f"{row.depth:.2f}"
+    assert bits[label][1] == f"{row.bits:.2f}"
+    assert 4 < row.bits < 8
+    # Of runs alone there are no such tables.
+    call_main("report", run, f"--out={tmp_path / 'figure.png'}")
+    assert "bits a weight" not in capsys.readouterr().out

@@ -6,8 +6,10 @@ and a device that holds the manifest plans for itself with the same code.
 
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
+
+import numpy as np
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Segment
@@ -15,6 +17,9 @@ from accordion_jax.depth.bounds import risk_of
 
 # Of a throughput (1 Pbit/s) or a deadline (30 million years): more is a mistake of units.
 MOST = 10**15
+_WHOLE = ("max_bytes", "max_macs", "max_memory_bytes")
+# In the order in which they are looked at.
+_BOUNDS = ("max_macs", "max_memory_bytes", "max_bytes", "deadline_s")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Requirements:
       max_error: the top-1 error to reach, 0 to 1: asks for as few bytes as reach it. Without it,
         the least error within the bounds is asked for.
       max_macs: bound on the multiply-accumulates for one image that the device can run.
+      max_memory_bytes: bound on the bytes of the tensors that it needs, unpacked: float32 for a
+        network, however few bits a weight were sent.
       confidence: in [0.5, 1). Plans by upper bounds of the errors that hold with this confidence
         over the images that they were measured on (`LookupTable.upper_bounds`), in place of the
         errors measured: max_error is then not reached by luck alone.
@@ -44,13 +51,14 @@ class Requirements:
     max_error: float | None = None
     max_macs: int | None = None
     confidence: float | None = None
+    max_memory_bytes: int | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
                 continue
-            whole = field.name in ("max_bytes", "max_macs")
+            whole = field.name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 raise ValueError(
                     f"{field.name}={value!r} must be {'an integer' if whole else 'a number'}"
@@ -87,9 +95,7 @@ class Requirements:
         return cls(
             **{
                 name: int(value)
-                if name in ("max_bytes", "max_macs")
-                and isinstance(value, float)
-                and value.is_integer()
+                if name in _WHOLE and isinstance(value, float) and value.is_integer()
                 else value
                 for name, value in document.items()
             }
@@ -137,15 +143,20 @@ class Plan:
         }
 
 
-def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] = ()) -> Plan:
+def plan(
+    manifest: Manifest,
+    requirements: Requirements,
+    held: Collection[str] = (),
+    begun: Mapping[str, int] | None = None,
+) -> Plan:
     """Returns what to send so that the requirements are met with what the device already has.
 
-    Of the configurations within the bounds (max_bytes, deadline_s, max_macs), the one of least
-    expected error (with confidence: of least upper bound of it); with max_error, the one of fewest
-    bytes to transfer that reaches it. Among equals the other of the two decides, then the smaller
-    configuration. The bounds always hold: what cannot be sent within them is not sent. A
-    configuration that is held complete costs no bytes, so that a plan is never worse than what is
-    held and within max_macs.
+    Of the configurations within the bounds (max_bytes, deadline_s, max_macs, max_memory_bytes), the
+    one of least expected error (with confidence: of least upper bound of it); with max_error, the
+    one of fewest bytes to transfer that reaches it. Among equals the other of the two decides, then
+    the smaller configuration. The bounds always hold: what cannot be sent within them is not sent.
+    A configuration that is held complete costs no bytes, so that a plan is never worse than what is
+    held and within max_macs and max_memory_bytes.
 
     Where requirements conflict, `unmet` names them. If max_error is out of reach the plan is the
     least error within the bounds; if a bound excludes even the smallest configuration, there is
@@ -155,29 +166,38 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
       manifest: of the model.
       requirements: of the device.
       held: digests of the segments that the device has; others than this model's are ignored.
+      begun: digests of segments of which a part is there, and the bytes of it: these need not come
+        again. They are in `Plan.missing` whole.
     """
-    held = held if isinstance(held, (set, frozenset, dict)) else frozenset(held)
-    # Parallel lists, an entry a configuration: objects in their place took half of a plan's time.
-    transfer = _transfer_bytes(manifest, held)
+    sets = manifest.sets
+    left = sets.missing(held)
+    to_come = left * sets.sizes
+    for sha256, received_bytes in (begun or {}).items():
+        i = sets.index.get(sha256)
+        if i is not None and left[i]:
+            to_come[i] = max(0.0, to_come[i] - received_bytes)
+    # One entry a configuration, each sum exact: `Sets`.
+    transfer = sets.needed @ to_come
     errors = _errors(manifest, requirements.confidence)
-    candidates: Sequence[int] = range(len(transfer))
+    candidates = np.arange(len(errors))
     unmet: dict[str, str] = {}
-    for name in ("max_macs", "max_bytes", "deadline_s"):
+    for name in _BOUNDS:
         bound = getattr(requirements, name)
         if bound is None:
             continue
-        costs = _costs(name, manifest, transfer, requirements)
-        within = [i for i in candidates if costs[i] <= bound]
-        if within:
+        costs = _costs(name, manifest, transfer, requirements)[candidates]
+        # No cost but an endless time is beyond 2^63, and NumPy takes no integer of any size.
+        within = candidates[costs <= min(bound, 2**63)]
+        if len(within):
             candidates = within
         else:
-            least = min(candidates, key=costs.__getitem__)
+            least = candidates[costs.argmin()]
             unmet[name] = _broken_bound(
                 name,
                 bound,
                 manifest.ladder[least].name,
-                costs[least],
-                (transfer[least], requirements.throughput_bps or 0),
+                float(costs.min()),
+                (int(transfer[least]), requirements.throughput_bps or 0),
             )
     if unmet:
         return Plan(
@@ -190,64 +210,55 @@ def plan(manifest: Manifest, requirements: Requirements, held: Collection[str] =
             unmet=tuple(unmet),
             reasons=tuple(unmet.values()),
         )
-    # Bytes never fall along the ladder, so the first of the least error has the fewest of them.
-    best = min(candidates, key=errors.__getitem__)
+    best = _least(candidates, errors, transfer)
     max_error = requirements.max_error
     if max_error is not None and errors[best] > max_error:
         unmet["max_error"] = _broken_error(manifest, requirements, max_error, best)
     elif max_error is not None:
-        first = next(i for i in candidates if errors[i] <= max_error)
-        same = (i for i in candidates if transfer[i] == transfer[first] and errors[i] <= max_error)
-        best = min(same, key=errors.__getitem__)
-    missing: dict[str, Segment] = {}
-    for segment in manifest.segments[: len(manifest.ladder[best].segments)]:
-        if segment.sha256 not in held:
-            missing.setdefault(segment.sha256, segment)
+        best = _least(candidates[errors[candidates] <= max_error], transfer, errors)
+    needed = np.flatnonzero((sets.needed[best] * left) > 0)
+    transfer_bytes = int(transfer[best])
     return Plan(
         configuration=manifest.ladder[best].name,
-        missing=tuple(missing.values()),
-        transfer_bytes=transfer[best],
+        missing=tuple([sets.segments[i] for i in needed.tolist()]),
+        transfer_bytes=transfer_bytes,
         expected_error=manifest.table.rows[best].top1_error,
-        error_bound=None if requirements.confidence is None else errors[best],
-        expected_seconds=_seconds(transfer[best], requirements),
+        error_bound=None if requirements.confidence is None else float(errors[best]),
+        expected_seconds=_seconds(transfer_bytes, requirements),
         unmet=tuple(unmet),
         reasons=tuple(unmet.values()),
     )
 
 
-def _errors(manifest: Manifest, confidence: float | None) -> tuple[float, ...]:
+def _least(candidates: np.ndarray, first: np.ndarray, second: np.ndarray) -> int:
+    """The candidate with the least of the first; of equals, of the second; then the smallest."""
+    values = first[candidates]
+    equal = candidates[values == values.min()]
+    return int(equal[second[equal].argmin()])
+
+
+def _errors(manifest: Manifest, confidence: float | None) -> np.ndarray:
     """Of each configuration, what to plan by."""
     if confidence is None:
-        return tuple([row.top1_error for row in manifest.table.rows])
-    return manifest.table.upper_bounds(confidence)
-
-
-def _transfer_bytes(manifest: Manifest, held: Collection[str]) -> list[int]:
-    """What each configuration takes. Each adds to the one before, so one pass is enough."""
-    found, transfer_bytes, start = [], 0, 0
-    counted: set[str] = set()
-    segments = manifest.segments
-    for configuration in manifest.ladder:
-        end = len(configuration.segments)
-        for segment in segments[start:end]:
-            if segment.sha256 not in held and segment.sha256 not in counted:
-                counted.add(segment.sha256)
-                transfer_bytes += segment.size_bytes
-        found.append(transfer_bytes)
-        start = end
-    return found
+        return manifest.sets.errors
+    return np.array(manifest.table.upper_bounds(confidence))
 
 
 def _costs(
-    name: str, manifest: Manifest, transfer: list[int], requirements: Requirements
-) -> Sequence[float]:
+    name: str, manifest: Manifest, transfer: np.ndarray, requirements: Requirements
+) -> np.ndarray:
     """What each configuration takes of what a requirement bounds."""
     if name == "max_macs":
-        return [row.macs for row in manifest.table.rows]
+        return manifest.sets.macs
+    if name == "max_memory_bytes":
+        return manifest.sets.memory_bytes
     if name == "max_bytes":
         return transfer
     bps = requirements.throughput_bps or 0.0
-    return [_transfer_s(each, bps) for each in transfer]
+    if not bps:
+        return np.where(transfer > 0, math.inf, 0.0)
+    with np.errstate(over="ignore"):  # a link may be that slow
+        return transfer * 8 / bps
 
 
 def _transfer_s(transfer_bytes: int, throughput_bps: float) -> float:
@@ -266,8 +277,9 @@ def _seconds(transfer_bytes: int, requirements: Requirements) -> float | None:
 def _broken_bound(name: str, bound: float, least: str, cost: float, over: tuple[int, float]) -> str:
     transfer_bytes, throughput_bps = over
     needs = {
-        "max_macs": f"{cost} multiply-accumulates an image",
-        "max_bytes": f"{cost} more bytes",
+        "max_macs": f"{cost:.0f} multiply-accumulates an image",
+        "max_memory_bytes": f"{cost:.0f} bytes of unpacked tensors",
+        "max_bytes": f"{cost:.0f} more bytes",
         "deadline_s": f"{cost:.6g} s for {transfer_bytes} bytes at {throughput_bps:.10g} bit/s",
     }[name]
     return f"{name}={bound} is too low for any configuration: {least} needs {needs}"
@@ -277,16 +289,12 @@ def _broken_error(
     manifest: Manifest, requirements: Requirements, max_error: float, best: int
 ) -> str:
     reason = f"max_error={max_error} is not reached: "
-    bounds = [
-        name
-        for name in ("max_bytes", "deadline_s", "max_macs")
-        if getattr(requirements, name) is not None
-    ]
+    bounds = [name for name in _BOUNDS if getattr(requirements, name) is not None]
     confidence = requirements.confidence
     has = "has an error of " if confidence is None else "has with confidence an error of at most "
     errors = _errors(manifest, confidence)
-    least = min(errors)
-    name = manifest.ladder[errors.index(least)].name
+    least = float(errors.min())
+    name = manifest.ladder[int(errors.argmin())].name
     if least > max_error:
         return f"{reason}the best configuration of the model, {name}, {has}{least:.6g}"
     return (

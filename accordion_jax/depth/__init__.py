@@ -13,7 +13,8 @@ from accordion_jax.depth.policy import (
     make_policy,
     policy_fields,
 )
-from accordion_jax.depth.table import LookupTable, Row, UnitCost, make_row
+from accordion_jax.depth.row import Row, UnitCost, derive_row, make_row
+from accordion_jax.depth.table import LookupTable
 
 __all__ = [
     "POLICIES",
@@ -25,6 +26,7 @@ __all__ = [
     "Row",
     "SkipMask",
     "UnitCost",
+    "derive_row",
     "draw",
     "full_or_uniform",
     "make_ladder",

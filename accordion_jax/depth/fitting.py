@@ -85,6 +85,16 @@ class Answered:
     unserved: float
 
 
+def smallest_within(errors: Sequence[float], max_error: float) -> int | None:
+    """Returns the index of the smallest configuration of at most this error; None where none has.
+
+    Args:
+      errors: of configurations, smallest first.
+      max_error: 0 to 1.
+    """
+    return next((i for i, error in enumerate(errors) if error <= max_error), None)
+
+
 def smallest_that_satisfies(table: LookupTable, demands: Mapping[Demand, float]) -> Answered:
     """Returns how often each row of a table is the smallest that satisfies a demand.
 
@@ -114,8 +124,8 @@ def smallest_that_satisfies(table: LookupTable, demands: Mapping[Demand, float])
             continue
         index = within[-1]
         if demand.max_error is not None:
-            reaching = [i for i in within if table.rows[i].top1_error <= demand.max_error]
-            index = reaching[0] if reaching else index
+            reached = smallest_within([table.rows[i].top1_error for i in within], demand.max_error)
+            index = index if reached is None else within[reached]
             if min(row.top1_error for row in table.rows) > demand.max_error:
                 unreached += weight
         weights[index] += weight

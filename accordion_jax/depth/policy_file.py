@@ -120,6 +120,14 @@ class PolicyFile:
             probabilities[indices[entry.stage_blocks]] += entry.probability
         return tuple(probabilities)
 
+    def by_depth(self) -> dict[int, float]:
+        """Returns the probability of each depth, in blocks, that has an entry."""
+        weights: dict[int, float] = {}
+        for entry in self.entries:
+            depth = sum(entry.stage_blocks)
+            weights[depth] = weights.get(depth, 0.0) + entry.probability
+        return weights
+
     def to_json(self) -> str:
         """Returns the file's text."""
         document = {
@@ -189,6 +197,25 @@ class PolicyFile:
             return cls.from_json(path.read_text(encoding="utf-8"), str(path))
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is no policy file: it is not UTF-8 text") from error
+
+    @classmethod
+    def read_all(cls, *paths: str | os.PathLike) -> "list[PolicyFile]":
+        """Reads files that are all of one ladder.
+
+        Raises:
+          FileNotFoundError: as `read`.
+          ValueError: as `from_json`, or one is of another ladder than the first; names both.
+        """
+        files = [cls.read(path) for path in paths]
+        ladders = [[(entry.name, entry.stage_blocks) for entry in file.entries] for file in files]
+        for path, ladder in zip(paths, ladders, strict=True):
+            if ladder != ladders[0]:
+                raise ValueError(
+                    f"{path} is a policy of another ladder ({ladder[0][0]} to {ladder[-1][0]}) "
+                    f"than {paths[0]} ({ladders[0][0][0]} to {ladders[0][-1][0]}); fit both with "
+                    "one table"
+                )
+        return files
 
 
 def _entry(each: Mapping[str, Any]) -> Entry:

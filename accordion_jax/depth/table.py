@@ -11,119 +11,14 @@ import json
 import math
 import os
 import pathlib
-import typing
 from collections.abc import Callable
 from typing import Any
 
-from accordion_jax.depth.bounds import risk_of, upper_band, wilson_interval
-from accordion_jax.depth.ladder import Configuration, Ladder
+from accordion_jax.depth.bounds import risk_of, upper_band
+from accordion_jax.depth.row import Row, check_finite, fields_of, row_from_dict
 from accordion_jax.system.files import write_whole
 
 SCHEMA_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitCost:
-    """What one unit of a model (the base, or a block) costs.
-
-    Attributes:
-      parameters: trained numbers.
-      size_bytes: bytes of every array that is sent, batch-norm statistics included.
-      macs: multiply-accumulate operations for one image.
-    """
-
-    parameters: int
-    size_bytes: int
-    macs: int
-
-    def __add__(self, other: "UnitCost") -> "UnitCost":
-        return UnitCost(
-            self.parameters + other.parameters,
-            self.size_bytes + other.size_bytes,
-            self.macs + other.macs,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One configuration of a look-up table.
-
-    Attributes:
-      configuration: its name on the ladder.
-      depth: blocks kept.
-      stage_blocks: blocks kept in each stage.
-      parameters: trained numbers.
-      size_bytes: bytes that are sent, base and batch-norm statistics included.
-      mbit: the same in 10^6 bits.
-      share_of_bytes: of the full model's bytes, 0 to 1.
-      share_of_blocks: of the full model's blocks, 0 to 1.
-      macs: multiply-accumulates for one image.
-      examples: images that the error was measured on.
-      errors: how many of them were classified wrongly (top-1).
-      top1_error: errors / examples.
-      error_low: lower end of the 95 % Wilson interval of top1_error.
-      error_high: upper end.
-      cross_entropy: mean, in nats.
-    """
-
-    configuration: str
-    depth: int
-    stage_blocks: tuple[int, ...]
-    parameters: int
-    size_bytes: int
-    mbit: float
-    share_of_bytes: float
-    share_of_blocks: float
-    macs: int
-    examples: int
-    errors: int
-    top1_error: float
-    error_low: float
-    error_high: float
-    cross_entropy: float
-
-
-def make_row(
-    ladder: Ladder,
-    configuration: Configuration,
-    *,
-    base: UnitCost,
-    blocks: tuple[UnitCost, ...],
-    examples: int,
-    errors: int,
-    cross_entropy: float,
-) -> Row:
-    """Returns the row of one configuration, its costs summed over the base and the kept blocks.
-
-    Args:
-      ladder: gives the stages.
-      configuration: one of the ladder's.
-      base: cost of stem and head.
-      blocks: cost of every block of the full model, in the order of the forward pass.
-      examples: images that the error was measured on.
-      errors: wrongly classified of them.
-      cross_entropy: mean, in nats.
-    """
-    total = sum(blocks, base)
-    cost = sum((blocks[i] for i in configuration.blocks), base)
-    low, high = wilson_interval(errors, examples)
-    return Row(
-        configuration=configuration.name,
-        depth=configuration.depth,
-        stage_blocks=ladder.stage_blocks(configuration),
-        parameters=cost.parameters,
-        size_bytes=cost.size_bytes,
-        mbit=cost.size_bytes * 8 / 1e6,
-        share_of_bytes=cost.size_bytes / total.size_bytes,
-        share_of_blocks=configuration.depth / len(blocks),
-        macs=cost.macs,
-        examples=examples,
-        errors=errors,
-        top1_error=errors / examples,
-        error_low=low,
-        error_high=high,
-        cross_entropy=cross_entropy,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +40,9 @@ class LookupTable:
         if not self.rows:
             raise ValueError("a look-up table needs at least one row; got none")
         for small, large in zip(self.rows, self.rows[1:], strict=False):
-            if small.size_bytes >= large.size_bytes:
+            if small.size_bytes > large.size_bytes:
                 raise ValueError(
-                    f"rows must grow in size_bytes: {small.configuration!r} has "
+                    f"rows must not shrink in size_bytes: {small.configuration!r} has "
                     f"{small.size_bytes}, the next, {large.configuration!r}, {large.size_bytes}"
                 )
 
@@ -220,11 +115,11 @@ class LookupTable:
           ValueError: a number is not finite, as of a run that diverged; names row and field.
         """
         for row in self.rows:
-            _check_finite(dataclasses.asdict(row), "the look-up table")
+            check_finite(dataclasses.asdict(row), "the look-up table")
         document = {
             "schema_version": SCHEMA_VERSION,
             "provenance": self.provenance,
-            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "rows": [fields_of(row) for row in self.rows],
         }
         return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
@@ -253,18 +148,18 @@ class LookupTable:
         rows, provenance = document.get("rows"), document.get("provenance")
         if not isinstance(rows, list) or not isinstance(provenance, dict):
             raise ValueError(f"{source} needs a list 'rows' and an object 'provenance'")
-        table = cls(tuple(_row_from_dict(row, source) for row in rows), provenance)
+        table = cls(tuple(row_from_dict(row, source) for row in rows), provenance)
         _check_totals(table, source)
         return table
 
     def to_csv(self) -> str:
         """Returns the rows as CSV with a header; stage_blocks as ``18/9/0``."""
         out = io.StringIO()
-        names = [field.name for field in dataclasses.fields(Row)]
+        names = max((list(fields_of(row)) for row in self.rows), key=len)
         writer = csv.DictWriter(out, names, lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            fields = dataclasses.asdict(row)
+            fields = {name: getattr(row, name) for name in names}
             writer.writerow(fields | {"stage_blocks": "/".join(map(str, row.stage_blocks))})
         return out.getvalue()
 
@@ -298,85 +193,6 @@ class LookupTable:
         return cls.from_json(path.read_text(encoding="utf-8"), str(path))
 
 
-_JSON_TYPES: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
-_FIELD_TYPES: dict[str, tuple[type, ...]] = {
-    name: _JSON_TYPES.get(annotation, (list,))
-    for name, annotation in typing.get_type_hints(Row).items()
-}
-
-
-def _row_from_dict(row: Any, source: str) -> Row:
-    if not isinstance(row, dict):
-        raise ValueError(f"{source}: a row must be an object; got {row!r}")
-    for name in _FIELD_TYPES.keys() ^ row.keys():
-        problem = "lacks" if name in _FIELD_TYPES else "has the unknown field"
-        raise ValueError(f"{source}: row {row.get('configuration')!r} {problem} {name!r}")
-    for name, wanted in _FIELD_TYPES.items():
-        if not isinstance(row[name], wanted) or isinstance(row[name], bool):
-            raise ValueError(
-                f"{source}: row {row['configuration']!r} has {name}={row[name]!r}; "
-                f"wanted {' or '.join(each.__name__ for each in wanted)}"
-            )
-    if any(type(blocks) is not int for blocks in row["stage_blocks"]):
-        raise ValueError(
-            f"{source}: row {row['configuration']!r} has stage_blocks={row['stage_blocks']}; "
-            "wanted list of int"
-        )
-    _check_finite(row, source)
-    for name, value in row.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and abs(number) >= 2**63:
-                raise ValueError(
-                    f"{source}: row {row['configuration']!r} has {name}={number}; wanted less than "
-                    "2^63"
-                )
-    checked = Row(**(row | {"stage_blocks": tuple(row["stage_blocks"])}))
-    _check_row(checked, source)
-    return checked
-
-
-def _check_finite(row: dict[str, Any], source: str) -> None:
-    """Python's own reader and writer take NaN and Infinity, which JSON does not have."""
-    for name, value in row.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(
-                f"{source}: row {row['configuration']!r} has {name}={value}; wanted a finite number"
-            )
-
-
-def _check_row(row: Row, source: str) -> None:
-    """Refuses what cannot be, and what does not follow from the numbers that it derives from."""
-
-    def refuse(name: str, wanted: str) -> typing.NoReturn:
-        raise ValueError(
-            f"{source}: row {row.configuration!r} has {name}={getattr(row, name)!r}; wanted "
-            f"{wanted}"
-        )
-
-    for name in ("depth", "parameters", "size_bytes", "macs", "cross_entropy"):
-        if getattr(row, name) < 0:
-            refuse(name, "0 or more")
-    if row.examples < 1:
-        refuse("examples", "1 or more")
-    if not 0 <= row.errors <= row.examples:
-        refuse("errors", f"0 to examples={row.examples}")
-    if min(row.stage_blocks, default=0) < 0 or sum(row.stage_blocks) != row.depth:
-        refuse("stage_blocks", f"numbers of 0 or more whose sum is depth={row.depth}")
-    for name in ("share_of_bytes", "share_of_blocks"):
-        if not 0 <= getattr(row, name) <= 1:
-            refuse(name, "0 to 1")
-    low, high = wilson_interval(row.errors, row.examples)
-    rate = f"of errors={row.errors} of examples={row.examples}"
-    for name, derived, source_of_it in (
-        ("mbit", row.size_bytes * 8 / 1e6, f"of size_bytes={row.size_bytes}"),
-        ("top1_error", row.errors / row.examples, rate),
-        ("error_low", low, f"the lower end of the 95 % interval {rate}"),
-        ("error_high", high, f"the upper end of the 95 % interval {rate}"),
-    ):
-        if not _equal(getattr(row, name), derived):
-            refuse(name, f"{derived!r}, {source_of_it}")
-
-
 def _check_totals(table: LookupTable, source: str) -> None:
     """Refuses shares of two different full models."""
     for part, share in (("size_bytes", "share_of_bytes"), ("depth", "share_of_blocks")):
@@ -391,8 +207,3 @@ def _check_totals(table: LookupTable, source: str) -> None:
                     f"{part}={getattr(row, part)}; by row {largest.configuration!r} the full model "
                     f"has {part}={total:g}"
                 )
-
-
-def _equal(one: float, other: float) -> bool:
-    """But for the rounding of a program that computes it in another order."""
-    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)

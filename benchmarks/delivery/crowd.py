@@ -17,7 +17,6 @@ import dataclasses
 import hashlib
 import http.client
 import itertools
-import json
 import multiprocessing
 import multiprocessing.connection
 import pathlib
@@ -31,6 +30,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from absl import flags
 
 from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle.reading import read_manifest
 from benchmarks.delivery.setting import Address, endpoint_process, get
 from benchmarks.options import JSON, run
 from benchmarks.ours import write_random_bundle
@@ -277,8 +277,7 @@ async def stalled_readers(address: Address, stream: str, readers: int, seconds: 
 
 
 def _stream_of(bundle: pathlib.Path) -> str:
-    document = json.loads((bundle / "manifest.json").read_bytes())
-    digests = dict.fromkeys(segment["sha256"] for segment in document["segments"])
+    digests = read_manifest(bundle).by_sha256
     return f"/v1/models/{bundle.name}/stream?segments={','.join(digests)}"
 
 

@@ -97,7 +97,8 @@ def measure(
         runtime = Runtime(device, on_swap=predict)
         outcome = device.upgrade()
         found["full download"] = time.monotonic() - start
-        runtime.wait(configuration=manifest.ladder[-1].name)
+        if device.in_use is not None:
+            runtime.wait(configuration=device.in_use.name)
         runtime.predict(image)
         found["full prediction"] = time.monotonic() - start
         runtime.close()

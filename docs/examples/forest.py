@@ -144,7 +144,6 @@ def cut(
     facts = {"scheme": "trees", "dataset": dataset, "split": "held out", "seed": seed}
     return {
         "segments": segments,
-        "depends_on": {name: [] if name == "base" else ["base"] for name in names},
         "ladder": [
             {"name": c.name, "segments": names[: c.depth + 1], "skip_mask": c.skip_mask}
             for c in ladder

@@ -46,8 +46,9 @@ class Linear:
         self.task = task
         self._classes = manifest.model["arguments"]["classes"]
 
-    def load(self, name: str, content: bytes) -> np.ndarray:
-        """Returns [features, classes] float32 weights."""
+    def load(self, name: str, content: bytes, refined: Any = None) -> np.ndarray:
+        """Returns [features, classes] float32 weights; no segment refines others here."""
+        del refined
         weights = safetensors.numpy.load(content).get("weights")
         if weights is None or weights.shape != (STEP, self._classes):
             raise ModelError(f"segment {name!r} has no weights of {STEP} features")
@@ -100,7 +101,6 @@ def cut(weights: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> dict[str, 
             name: {"weights": part}
             for name, part in zip(names, np.split(weights, SEGMENTS), strict=True)
         },
-        "depends_on": {},
         "ladder": configurations,
         "model": {
             "runtime": "linear",
@@ -134,7 +134,7 @@ def main() -> None:
             runtime = Runtime(device, batch_sizes=(len(rows),))
             for configuration in manifest.ladder:
                 device.upgrade(configuration.name)
-                runtime.wait(configuration=configuration.name)
+                runtime.wait(configuration=device.in_use.name)
                 outputs, name, expected_error = runtime.predict(rows)
                 error = share_wrong(runtime.task, outputs, labels)
                 print(f"{name}: error {error:.4f}, expected {expected_error:.4f}")

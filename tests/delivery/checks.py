@@ -20,7 +20,7 @@ def in_use(device):
 
 def assert_sound(device):
     """Every visible segment of the cache is what its name says."""
-    for path in (device.cache.folder / "segments").glob("*.safetensors"):
+    for path in (device.cache.folder / "segments").glob("*.bin"):
         assert device.cache.verify(path.stem), path
 
 

@@ -4,6 +4,10 @@ import jax
 import numpy as np
 
 from accordion_jax.delivery.bundle.cutting import bundle_parts
+from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
+from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.ordering import blockwise, rungs_of, uniform
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.models import ResNet, describe
@@ -57,6 +61,36 @@ def write_resnet(folder, scheme="coml", **kwargs):
         table=table,
     )
     return write_bundle(folder, **parts), model, variables
+
+
+def make_chained_parts(scheme="coml", bits=(4, 8), **kwargs):
+    """(arguments of `write_bundle`, model, chains): the same in steps of bits, errors made up."""
+    model, variables, ladder, table = make_resnet(scheme, **kwargs)
+    chains = Chains(
+        fold_norms(variables),
+        base_names=model.base_names,
+        block_names=model.block_names,
+        bits=bits,
+    )
+    order = blockwise(ladder, model.block_names, len(bits))
+    rungs = rungs_of(order, ladder, model.block_names)
+    rungs += uniform(ladder, model.block_names, len(bits) - 1)
+    parts = encoded_parts(
+        chains,
+        order,
+        # The more bytes, the better.
+        [(rung, Measured(1000, 900 - 9 * len(rung.items), 1.0)) for rung in rungs],
+        description=describe(model) | {"input": INPUT, "classes": None},
+        table=table,
+        facts={"bits": list(bits)},
+    )
+    return parts, model, chains
+
+
+def write_chained(folder, scheme="coml", bits=(4, 8), **kwargs):
+    """(bundle's folder, model, chains)."""
+    parts, model, chains = make_chained_parts(scheme, bits, **kwargs)
+    return write_bundle(folder, **parts), model, chains
 
 
 def make_images(count, seed=1):

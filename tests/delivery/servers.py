@@ -76,12 +76,12 @@ class Served:
             return b"".join(map(self._segment, found[1].split(","))), True
         if found := re.fullmatch(rf"/v1/models/{model_id}/segments/([0-9a-f]+)", target):
             return self._segment(found[1]), True
-        if found := re.fullmatch(rf"/{model_id}/segments/([0-9a-f]+)\.safetensors", target):
+        if found := re.fullmatch(rf"/{model_id}/segments/([0-9a-f]+)\.bin", target):
             return self._segment(found[1]), True
         return None
 
     def _segment(self, sha256):
-        return (self.bundle / "segments" / f"{sha256}.safetensors").read_bytes()
+        return (self.bundle / "segments" / f"{sha256}.bin").read_bytes()
 
     def answer(self, target, range_header):
         """(status, headers, body, fault) of a request."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accordion_jax.delivery.planner import MOST, Requirements, plan
-from tests.delivery.toys import make_manifest
+from tests.delivery.toys import make_chained, make_manifest
 
 MB = 10**6
 
@@ -14,18 +14,45 @@ MB = 10**6
 @st.composite
 def manifests(draw):
     """Ladders of any growth; errors need not fall with size, nor MACs grow with it."""
+    if draw(st.booleans()):
+        return draw(chained())
     count = draw(st.integers(1, 6))
     sizes = draw(st.lists(st.integers(1, 1000), min_size=count, max_size=count))
     ends = sorted(draw(st.sets(st.integers(1, count), max_size=count)) | {count})
-    error = st.sampled_from([0.05, 0.1, 0.2, 0.4, 0.9])
-    errors = draw(st.lists(error, min_size=len(ends), max_size=len(ends)))
+    errors = draw(st.lists(ERRORS, min_size=len(ends), max_size=len(ends)))
     macs = draw(st.lists(st.integers(0, 9), min_size=len(ends), max_size=len(ends)))
     return make_manifest(sizes, errors, macs=macs, ends=ends)
 
 
+ERRORS = st.sampled_from([0.05, 0.1, 0.2, 0.4, 0.9])
+
+
+@st.composite
+def chained(draw):
+    """Blocks in few bits and refinements of them; configurations off the path, as sets."""
+    count = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.integers(1, 1000), min_size=count, max_size=count))
+    refinements = draw(st.lists(st.integers(1, 1000), min_size=count, max_size=count))
+    errors = draw(st.lists(ERRORS, min_size=2 * count, max_size=2 * count))
+    names = ["base", *(f"block{i:02d}" for i in range(1, count))]
+    order = [*names, *(f"{name}.8" for name in names)]
+    size_of = dict(zip(order, sizes + refinements, strict=True))
+    taken = {sum(map(size_of.get, order[: i + 1])) for i in range(len(order))}
+    others = []
+    for _ in range(draw(st.integers(0, 4))):
+        kept = draw(st.integers(0, count - 1))
+        refined = draw(st.sets(st.sampled_from(names[: kept + 1])))
+        needed = [*names[: kept + 1], *(f"{name}.8" for name in names if name in refined)]
+        size = sum(map(size_of.get, needed))
+        if size not in taken:  # a table's rows grow
+            taken.add(size)
+            others.append((needed, kept, draw(ERRORS)))
+    return make_chained(sizes, refinements, errors, others)
+
+
 requirements = st.builds(
-    lambda max_bytes, link, max_error, max_macs: Requirements(
-        max_bytes, link[0], link[1], max_error, max_macs
+    lambda max_bytes, link, max_error, max_macs, max_memory_bytes: Requirements(
+        max_bytes, link[0], link[1], max_error, max_macs, max_memory_bytes=max_memory_bytes
     ),
     st.none() | st.integers(0, 5000),
     st.just((None, None))
@@ -33,7 +60,8 @@ requirements = st.builds(
         st.none() | st.floats(0, 10), st.sampled_from([0, 0.0, 1e-300, 100.0, 800.0, 8000.0, 10**9])
     ),
     st.none() | st.sampled_from([0.0, 0.05, 0.15, 0.4, 1.0]),
-    st.none() | st.integers(0, 9),
+    st.none() | st.integers(0, 9) | st.sampled_from([2000, 10**400]),
+    st.none() | st.sampled_from([0, 63, 64, 128, 1000, 10**400]),
 )
 
 
@@ -46,12 +74,14 @@ def problems(draw):
 
 
 def outcomes(manifest, held):
-    """(configuration, bytes, error, macs) of the whole ladder, by the definition."""
+    """(configuration, bytes, error, macs, memory) of all configurations, by the definition."""
     for configuration in manifest.ladder:
         needed = [manifest.by_name[name] for name in configuration.segments]
         missing = [s for s in needed if s.sha256 not in held]
         row = manifest.table.row(configuration.name)
-        yield configuration.name, sum(s.size_bytes for s in missing), row.top1_error, row.macs
+        units = {s.unit: s.tensor_bytes for s in needed}
+        size = sum(s.size_bytes for s in missing)
+        yield configuration.name, size, row.top1_error, row.macs, sum(units.values())
 
 
 def seconds(size, link):
@@ -59,10 +89,11 @@ def seconds(size, link):
 
 
 def within(outcome, req):
-    _, size, _, macs = outcome
+    _, size, _, macs, memory = outcome
     return (
         (req.max_bytes is None or size <= req.max_bytes)
         and (req.max_macs is None or macs <= req.max_macs)
+        and (req.max_memory_bytes is None or memory <= req.max_memory_bytes)
         and (req.deadline_s is None or seconds(size, req.throughput_bps) <= req.deadline_s)
     )
 
@@ -130,6 +161,9 @@ def test_bounds_always_hold(problem):
         assert result.expected_seconds <= req.deadline_s
     if req.max_macs is not None and result.configuration is not None:
         assert manifest.rows[result.configuration].macs <= req.max_macs
+    if req.max_memory_bytes is not None and result.configuration is not None:
+        chosen = manifest.configurations[result.configuration]
+        assert manifest.memory_bytes(chosen) <= req.max_memory_bytes
     if not result.unmet and req.max_error is not None:
         assert result.expected_error <= req.max_error
 
@@ -200,6 +234,7 @@ def test_equal_segments_are_sent_once():
             ("max_error",),
             "the best within max_bytes, toy-1, has an error of 0.3; toy-2 would have 0.1",
         ),
+        ({"max_memory_bytes": 99}, ("max_memory_bytes",), "toy-0 needs 100 bytes of unpacked"),
         ({"max_bytes": 1, "max_macs": 1}, ("max_macs", "max_bytes"), "max_macs=1 is too low"),
     ],
 )
@@ -209,6 +244,38 @@ def test_broken_requirements_are_named(req, unmet, reason):
     assert result.unmet == unmet
     assert len(result.reasons) == len(unmet)
     assert reason in result.reasons[0]
+
+
+def test_a_device_bound_by_operations_gets_bits_rather_than_blocks():
+    """Of about the same bytes: two blocks in 4 bits, or one in 8."""
+    manifest = make_chained([100, 50, 90], [35, 50], [0.9, 0.5, 0.3, 0.28, 0.27], [(BITS, 1, 0.4)])
+    budget = Requirements(max_bytes=240)
+    assert plan(manifest, budget).configuration == "path-2"
+    bound = dataclasses.replace(budget, max_macs=2000)
+    made = plan(manifest, bound)
+    assert made.configuration == "other-0"
+    assert [segment.name for segment in made.missing] == list(BITS)
+    assert made.transfer_bytes == 235
+    small = dataclasses.replace(budget, max_memory_bytes=2 * 64)
+    assert plan(manifest, small).configuration == "other-0"
+    # Of what is held of a block, only the refinement is missing.
+    held = {manifest.by_name[name].sha256 for name in ("base", "block01", "base.8")}
+    assert [s.name for s in plan(manifest, bound, held).missing] == ["block01.8"]
+
+
+BITS = ("base", "block01", "base.8", "block01.8")
+
+
+def test_what_has_begun_to_arrive_need_not_come_again():
+    manifest = make_manifest([100, 50, 60], [0.9, 0.3, 0.1])
+    base, second, third = (segment.sha256 for segment in manifest.segments)
+    asked = Requirements(max_bytes=20)
+    made = plan(manifest, asked, {base}, {second: 30, third: 60})
+    assert (made.configuration, made.transfer_bytes) == ("toy-2", 20)
+    assert [segment.sha256 for segment in made.missing] == [second, third]
+    # More than there is of it, what is held already, and what is of another model, count nothing.
+    assert plan(manifest, asked, {base}, {second: 99, base: 100, "f" * 64: 9}).transfer_bytes == 0
+    assert plan(manifest, asked, {base}, {third: 60}).configuration == "toy-0"
 
 
 def test_no_throughput_needs_nothing_that_is_held():

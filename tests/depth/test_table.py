@@ -195,8 +195,8 @@ def test_rows_are_found_by_name():
         table.row("coml-9")
 
 
-@pytest.mark.parametrize("sizes", [(200, 100), (100, 100)])
-def test_rows_must_grow(sizes):
+@pytest.mark.parametrize("sizes", [(200, 100), (101, 100)])
+def test_rows_must_not_shrink(sizes):
     rows = tuple(row_of(size, 1, name=f"row{i}") for i, size in enumerate(sizes))
     with pytest.raises(ValueError, match=f"'row0' has {sizes[0]}, the next, 'row1', {sizes[1]}"):
         LookupTable(rows, {})
@@ -222,7 +222,26 @@ def test_the_document_says_its_version():
     document = json.loads(table_of(1).to_json())
     assert document["schema_version"] == 1
     assert document["provenance"] == {"name": "test"}
-    assert list(document["rows"][0]) == [field.name for field in dataclasses.fields(Row)]
+    # Bits only where they are others than those of float32.
+    assert list(document["rows"][0]) == FIELDS[:-1]
+
+
+FIELDS = [field.name for field in dataclasses.fields(Row)]
+
+
+def test_rows_of_fewer_bits_say_so():
+    table = table_of(3, 2, 1)
+    mixed = LookupTable(
+        (*table.rows[:2], dataclasses.replace(table.rows[2], bits=4.5)), table.provenance
+    )
+    document = json.loads(mixed.to_json())
+    assert [list(row) for row in document["rows"]] == [FIELDS[:-1], FIELDS[:-1], FIELDS]
+    assert LookupTable.from_json(json.dumps(document)) == mixed
+    read = list(csv.DictReader(io.StringIO(mixed.to_csv())))
+    assert [row["bits"] for row in read] == ["32.0", "32.0", "4.5"]
+    document["rows"][2]["bits"] = 0
+    with pytest.raises(ValueError, match="bits=0; wanted more than 0"):
+        LookupTable.from_json(json.dumps(document))
 
 
 def edited(**fields):
@@ -336,7 +355,7 @@ def test_the_csv_holds_the_same_rows(table):
     read = list(csv.DictReader(io.StringIO(table.to_csv())))
     assert len(read) == len(table)
     for row, fields in zip(table.rows, read, strict=True):
-        assert list(fields) == [field.name for field in dataclasses.fields(Row)]
+        assert list(fields) == FIELDS[:-1]
         stage_blocks = tuple(int(part) for part in fields.pop("stage_blocks").split("/"))
         # Python writes a float so that reading it gives the same one.
         values = {name: type(getattr(row, name))(text) for name, text in fields.items()}

@@ -18,8 +18,8 @@ import safetensors.numpy
 from absl import app
 
 from accordion_jax.delivery import runtimes
-from accordion_jax.delivery.bundle import manifest as manifest_lib
-from accordion_jax.delivery.bundle.manifest import Manifest
+from accordion_jax.delivery.bundle import document as document_lib
+from accordion_jax.delivery.bundle.manifest import Manifest, canonical_json, digest
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import load_segment
 from accordion_jax.delivery.bundle.writing import write_bundle
@@ -132,6 +132,35 @@ def test_a_segment_that_no_writer_of_ours_makes_is_written_again(tmp_path):
     assert load_segment(manifest, "base", content)
 
 
+@pytest.mark.tries("write the bundle again from its run, with python -m accordion_jax.bundle")
+def test_a_bundle_of_an_older_format(tmp_path):
+    bundle = write_bundle(tmp_path, **make_parts())
+    old = bundle.rename(tmp_path / "0123")
+    document = json.loads((old / "manifest.json").read_bytes())
+    (old / "manifest.json").write_text(json.dumps(document | {"format_version": 1}))
+    with refused(ManifestError) as said:
+        read_manifest(old)
+    assert said[0].endswith("from its run, with python -m accordion_jax.bundle")
+    # Which calls this.
+    assert verify_bundle(write_bundle(tmp_path, **make_parts()))
+
+
+@pytest.mark.tries("says a thing twice or in another form than the one that is written")
+def test_a_manifest_in_another_form(tmp_path):
+    bundle = write_bundle(tmp_path, **make_parts())
+    path = bundle / "manifest.json"
+    document = json.loads(path.read_bytes())
+    document["layouts"].append(document["layouts"][0] + 1)
+    del document["model_id"]
+    document["model_id"] = digest(canonical_json(document))
+    path.write_text(json.dumps(document))
+    other = bundle.rename(tmp_path / document["model_id"])
+    with refused(ManifestError) as said:
+        read_manifest(other)
+    assert said[0].endswith("write the bundle again")
+    assert verify_bundle(write_bundle(tmp_path, **make_parts()))
+
+
 @pytest.mark.tries("has no arrays; leave it out, or give it some")
 def test_a_segment_without_arrays(tmp_path):
     parts = make_parts(blocks=1)
@@ -146,7 +175,7 @@ def test_a_segment_without_arrays(tmp_path):
 def test_a_model_of_fewer_segments(tmp_path, monkeypatch):
     bundle = write_bundle(tmp_path, **make_parts(blocks=5))
     data = (bundle / "manifest.json").read_bytes()
-    monkeypatch.setattr(manifest_lib, "MAX_VALUES", data.count(b","))
+    monkeypatch.setattr(document_lib, "MAX_VALUES", data.count(b","))
     with refused(ManifestError) as said:
         read_manifest(bundle)
     assert said[0].endswith("cut the model into fewer segments or configurations")

@@ -49,7 +49,7 @@ def in_a_folder_with_runs_links_and_a_log(tmp_path, monkeypatch, no_pictures):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Their charts take longer than all else here, and are tested with the command."""
-    for draw in ("draw_policies", "draw_expected_errors"):
+    for draw in ("draw_policies", "draw_over_links"):
         monkeypatch.setattr(f"accordion_jax.delivery.links.charts.{draw}", lambda *_, **__: None)
 
 
@@ -125,6 +125,7 @@ def test_a_sub_command_and_what_it_takes(capsys):
 @pytest.mark.parametrize(
     ("flags", "command"),
     [
+        (("--classes=10", "--max_error=0.5"), "evaluate run --traces=traces --deadline_s=0.3"),
         (("--table=run", "--bundle={bundle}"), "link --link_model=constant:rate_bps=1e6"),
         (("--table=run", "--bundle={bundle}"), "demand --max_error=0.5"),
         (("--table=run", "--bundle={bundle}"), "guarantee --traces=traces"),
@@ -154,7 +155,6 @@ def test_one_flag_of_those_there_are(tmp_path, capsys, flags, command):
 
 @pytest.mark.tries(
     "give --deadline_s, seconds from the request",
-    "give --classes: without a model the error is 1 - 1/classes",
     "give --traces: a guarantee rests on measured links",
     "give --out=FILE.json; got {}",
 )
@@ -162,7 +162,6 @@ def test_one_flag_of_those_there_are(tmp_path, capsys, flags, command):
     ("name", "flag"),
     [
         *((name, "deadline_s") for name in ("link", "evaluate", "guarantee")),
-        ("evaluate", "classes"),
         ("guarantee", "traces"),
         *((name, "out") for name in ("link", "demand", "mix")),
     ],
@@ -175,6 +174,19 @@ def test_a_flag_that_is_wanted(name, flag, capsys):
     assert said[0].startswith(f"give --{flag}")
     policy(COMMANDS[name])
     assert capsys.readouterr().out
+
+
+@pytest.mark.tries("is among the recordings that are tested on; choose on others than these")
+def test_what_is_chosen_on_is_not_tested_on(tmp_path, capsys):
+    (tmp_path / "others").mkdir()
+    for number in range(1, 30, 2):
+        (tmp_path / f"traces/{number}.csv").rename(tmp_path / f"others/{number}.csv")
+    (tmp_path / "others/2.csv").write_bytes((tmp_path / "traces/2.csv").read_bytes())
+    with refused() as said:
+        policy(f"{EVALUATE} --choose_on=others")
+    (tmp_path / re.match(r"(\S+) is among", said[0])[1]).unlink()
+    policy(f"{EVALUATE} --choose_on=others")
+    assert "best over 15 other links" in capsys.readouterr().out
 
 
 @pytest.mark.tries("give --out=FILE.json; got {}")

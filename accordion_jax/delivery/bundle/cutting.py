@@ -1,15 +1,18 @@
-"""Cuts the variables of a network into segments: the base, and one a block. NumPy only."""
+"""Cuts the variables of a network into segments: the base, and one a block. NumPy only.
+
+Here the arrays are as they are; `encoding` sends them in fewer bits.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from accordion_jax.depth import Ladder, LookupTable
 
-# Of the table's provenance, what stays with the table; all of it is the bundle's.
-_OF_THE_TABLE = ("name", "scheme", "dataset", "split", "seed", "step", "precision")
+# The first segment: stem and head.
+BASE = "base"
 
 # A tensor is of this collection if its name ends so; else of "params".
 COLLECTIONS = {"batch_stats": ["mean", "var"]}
@@ -41,31 +44,19 @@ def bundle_parts(
       ValueError: a unit has no parameters, a collection is not known, the ladder has another number
         of blocks, or the table has no row of the full model, or gives a row another size; names it.
     """
-    if len(block_names) != sum(ladder.stage_sizes):
-        raise ValueError(
-            f"the model has {len(block_names)} blocks, the ladder's stage_sizes="
-            f"{ladder.stage_sizes} has {sum(ladder.stage_sizes)}; they are not of one run"
-        )
+    ladder = measured_ladder(ladder, table, block_names)
     measured = {row.configuration: row for row in table.rows}
-    if ladder.full.name not in measured:
-        raise ValueError(
-            f"the look-up table has no row of the full model, {ladder.full.name!r}; it has "
-            f"{sorted(measured)}"
-        )
-    ladder = dataclasses.replace(
-        ladder, configurations=tuple(c for c in ladder if c.name in measured)
-    )
-    segments: dict[str, dict[str, np.ndarray]] = {"base": {}}
+    segments: dict[str, dict[str, np.ndarray]] = {BASE: {}}
     for name in base_names:
         tensors = tensors_of_unit(variables, name)
-        segments["base"] |= {f"{name}/{path}": array for path, array in tensors.items()}
+        segments[BASE] |= {f"{name}/{path}": array for path, array in tensors.items()}
     # The ladder's first configuration may keep blocks: they are sent right after the base.
     for block in ladder.sending_order:
         segments[block_names[block]] = tensors_of_unit(variables, block_names[block])
 
     configurations, rows = [], []
     for configuration in ladder:
-        kept = {"base", *(block_names[block] for block in configuration.blocks)}
+        kept = {BASE, *(block_names[block] for block in configuration.blocks)}
         needed = [name for name in segments if name in kept]
         row = measured[configuration.name]
         size = sum(array.nbytes for name in needed for array in segments[name].values())
@@ -80,14 +71,39 @@ def bundle_parts(
         rows.append(row)
     return {
         "segments": segments,
-        "depends_on": {name: [] if name == "base" else ["base"] for name in segments},
         "ladder": configurations,
         "model": {**description, "runtime": "networks", "collections": COLLECTIONS},
-        "table": LookupTable(
-            tuple(rows), {k: v for k, v in table.provenance.items() if k in _OF_THE_TABLE}
-        ),
+        "table": LookupTable(tuple(rows), table.provenance),
         "provenance": table.provenance,
     }
+
+
+def measured_ladder(ladder: Ladder, table: LookupTable, block_names: Sequence[str]) -> Ladder:
+    """Returns the configurations of a ladder that a table has a row for.
+
+    Args:
+      ladder: of the run.
+      table: likewise.
+      block_names: units of the blocks.
+
+    Raises:
+      ValueError: the ladder has another number of blocks, or the table has no row of the full
+        model.
+    """
+    if len(block_names) != sum(ladder.stage_sizes):
+        raise ValueError(
+            f"the model has {len(block_names)} blocks, the ladder's stage_sizes="
+            f"{ladder.stage_sizes} has {sum(ladder.stage_sizes)}; they are not of one run"
+        )
+    measured = {row.configuration for row in table.rows}
+    if ladder.full.name not in measured:
+        raise ValueError(
+            f"the look-up table has no row of the full model, {ladder.full.name!r}; it has "
+            f"{sorted(measured)}"
+        )
+    return dataclasses.replace(
+        ladder, configurations=tuple(c for c in ladder if c.name in measured)
+    )
 
 
 def tensors_of_unit(variables: Mapping[str, Any], unit: str) -> dict[str, np.ndarray]:

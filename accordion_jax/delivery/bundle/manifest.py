@@ -1,36 +1,40 @@
 """The manifest of a bundle: what a model consists of, and how much each configuration needs of it.
 
-A manifest is one JSON document. Its ``model_id`` is the digest of everything else in it, digests of
-the segments included, so that an id names one model, for ever. Nothing in it is executable.
+A manifest is one JSON document (`document`, `columns`). Its ``model_id`` is the digest of
+everything else in it, digests of the segments included, so that an id names one model, for ever.
+Nothing in it is executable.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
-import pathlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jsonschema
-
-from accordion_jax.delivery.bundle.consistency import check_references
+from accordion_jax.delivery.bundle.columns import (
+    ladder_from_columns,
+    ladder_to_columns,
+    segments_from_columns,
+    segments_to_columns,
+    table_from_columns,
+)
+from accordion_jax.delivery.bundle.consistency import check_ladder, check_segments
+from accordion_jax.delivery.bundle.document import (
+    FORMAT,
+    FORMAT_VERSION,
+    MAX_MANIFEST_BYTES,
+    MAX_VALUES,
+    canonical_json,
+    digest,
+    manifest_schema,
+    read_document,
+)
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
+from accordion_jax.delivery.bundle.sets import Sets
 from accordion_jax.delivery.errors import ManifestError
 from accordion_jax.depth import LookupTable, Row
-from accordion_jax.system.text import short
-
-FORMAT = "accordion-bundle"
-FORMAT_VERSION = 1
-# A ladder of 500 configurations takes about 2 MB. Whoever reads a manifest, from a network or a
-# disk, stops here: a hostile or mistaken file must not fill the memory.
-MAX_MANIFEST_BYTES = 16 << 20
-# Numbers, names and lists in one. A ladder of 500 configurations of 500 blocks has 400,000.
-MAX_VALUES = 1 << 19
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_SCHEMA_PATH = pathlib.Path(__file__).with_name("manifest.schema.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +46,9 @@ class Manifest:
       follows: model_id of the version that this one replaces.
       model: what is needed to build the network; opaque here, read by the runtime of its family.
       segments: in sending order, the base first.
-      ladder: smallest first. Each configuration is a prefix of the sending order.
-      table: one row a configuration, in the ladder's order. Its sizes are those of the arrays;
-        those on the wire are the segments'.
+      ladder: by growing bytes; the last is the full model. Those of the default path need the first
+        segments of the sending order; others may need any that are of use together.
+      table: one row a configuration, in the ladder's order. Its sizes are those on the wire.
       provenance: where the model comes from.
     """
 
@@ -69,17 +73,32 @@ class Manifest:
     ) -> "Manifest":
         """Returns the manifest of these parts, with its id.
 
+        Args:
+          segments: in sending order.
+          ladder: by growing bytes.
+          model: JSON-able.
+          table: a row a configuration: what was counted, and what it costs to run. Sizes and all
+            else that follows from the segments is worked out from them.
+          provenance: JSON-able.
+          follows: model_id.
+
         Raises:
-          ManifestError: as `from_bytes`.
+          ManifestError: as `from_bytes`; or the table lacks a row.
         """
+        try:
+            columns = ladder_to_columns(segments, ladder, table)
+        except KeyError as error:
+            raise ManifestError(
+                f"the new manifest: there is no configuration, row or segment {error}; the "
+                f"look-up table has rows {[row.configuration for row in table.rows]}"
+            ) from error
         document = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "follows": follows,
             "model": model,
-            "segments": [dataclasses.asdict(segment) for segment in segments],
-            "ladder": [dataclasses.asdict(configuration) for configuration in ladder],
-            "table": json.loads(table.to_json()),
+            **segments_to_columns(segments),
+            **columns,
             "provenance": provenance,
         }
         try:
@@ -109,62 +128,45 @@ class Manifest:
             what was wanted.
         """
         try:
-            return cls._from_bytes(data, source, expected_id)
+            document = read_document(data, source, expected_id)
         except RecursionError as error:
             raise ManifestError(f"{source} is nested too deep to be a manifest") from error
-
-    @classmethod
-    def _from_bytes(cls, data: bytes, source: str, expected_id: str | None) -> "Manifest":
-        _check_extent(data, source)
-        document = _parse(data, source)
-        _check_version(document, source)
-        _check_schema(document, source)
-        model_id = document["model_id"]
-        content = _content_digest(document, source)
-        if content != model_id:
-            raise ManifestError(
-                f"{source} has model_id={model_id}, but its content has the digest {content}: it "
-                "was changed after it was written; fetch or write it again"
-            )
-        if expected_id is not None and model_id != expected_id:
-            raise ManifestError(f"{source} is of model {model_id}; wanted {expected_id}")
-        try:
-            table = LookupTable.from_json(json.dumps(document["table"]), f"the table of {source}")
-        except (TypeError, ValueError) as error:
-            raise ManifestError(str(error)) from error
+        segments = segments_from_columns(document, source)
+        check_segments(segments, source)
+        ladder = ladder_from_columns(document, segments, source)
+        check_ladder(segments, ladder, source)
         manifest = cls(
-            model_id=model_id,
+            model_id=document["model_id"],
             follows=document["follows"],
             model=document["model"],
-            segments=tuple(
-                Segment(**(s | {"depends_on": tuple(s["depends_on"])}))
-                for s in document["segments"]
-            ),
-            ladder=tuple(
-                Configuration(c["name"], tuple(c["segments"]), tuple(c["skip_mask"]))
-                for c in document["ladder"]
-            ),
-            table=table,
+            segments=segments,
+            ladder=ladder,
+            table=table_from_columns(document, segments, ladder, source),
             provenance=document["provenance"],
         )
-        check_references(manifest.segments, manifest.ladder, manifest.table, source)
+        if manifest.document() != document:
+            raise ManifestError(
+                f"{source} says a thing twice or in another form than the one that is written: "
+                "equal layouts or depths apart, say; write the bundle again"
+            )
         return manifest
+
+    def document(self) -> dict[str, Any]:
+        """Returns the manifest as a JSON object."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model_id": self.model_id,
+            "follows": self.follows,
+            "model": self.model,
+            **segments_to_columns(self.segments),
+            **ladder_to_columns(self.segments, self.ladder, self.table),
+            "provenance": self.provenance,
+        }
 
     def to_bytes(self) -> bytes:
         """Returns the manifest as canonical JSON: the same bytes for the same manifest."""
-        return canonical_json(
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "model_id": self.model_id,
-                "follows": self.follows,
-                "model": self.model,
-                "segments": [dataclasses.asdict(segment) for segment in self.segments],
-                "ladder": [dataclasses.asdict(configuration) for configuration in self.ladder],
-                "table": json.loads(self.table.to_json()),
-                "provenance": self.provenance,
-            }
-        )
+        return canonical_json(self.document())
 
     @functools.cached_property
     def by_name(self) -> Mapping[str, Segment]:
@@ -187,23 +189,54 @@ class Manifest:
         return {row.configuration: row for row in self.table.rows}
 
     @functools.cached_property
+    def refined(self) -> frozenset[str]:
+        """Names of the segments that others refine."""
+        return frozenset(s.refines for s in self.segments if s.refines is not None)
+
+    @functools.cached_property
+    def path(self) -> tuple[Configuration, ...]:
+        """The configurations of the default path: those of the first segments, smallest first."""
+        order = tuple(segment.name for segment in self.segments)
+        return tuple(c for c in self.ladder if c.segments == order[: len(c.segments)])
+
+    @functools.cached_property
+    def sets(self) -> Sets:
+        """The configurations as sets of segments, in arrays."""
+        return Sets.of(self.segments, self.ladder, self.table)
+
+    @functools.cached_property
     def size_bytes(self) -> int:
         """Wire bytes of the whole model; segments of equal content count once."""
         return sum(segment.size_bytes for segment in self.by_sha256.values())
 
-    def deepest_held(self, held: Collection[str]) -> Configuration | None:
-        """The largest configuration of which every segment is held; None if none is complete.
+    def complete(self, held: Collection[str]) -> tuple[Configuration, ...]:
+        """Returns the configurations of which every segment is held, the best first.
+
+        The best is the one of the least error in the table; of equal ones, that of the fewest
+        operations.
 
         Args:
           held: digests of the segments that the device has; others than this model's are ignored.
         """
-        complete = 0
-        for segment in self.segments:
-            if segment.sha256 not in held:
-                break
-            complete += 1
-        within = [c for c in self.ladder if len(c.segments) <= complete]
-        return within[-1] if within else None
+        return tuple(self.ladder[i] for i in self.sets.complete(held))
+
+    def memory_bytes(self, configuration: Configuration) -> int:
+        """Returns the bytes of the tensors that a configuration needs, unpacked."""
+        return int(self.sets.memory_bytes[self._places[configuration.name]])
+
+    @functools.cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {configuration.name: i for i, configuration in enumerate(self.ladder)}
+
+    def finest(self, configuration: Configuration) -> tuple[str, ...]:
+        """Returns the names of a configuration's segments that no other one of it refines."""
+        return tuple({self.by_name[name].unit: name for name in configuration.segments}.values())
+
+    def bits(self, configuration: Configuration) -> tuple[int, int] | None:
+        """Returns the fewest and the most bits a weight of its units; None if not known."""
+        found = [self.by_name[name].bits for name in self.finest(configuration)]
+        known = [bits for bits in found if bits is not None]
+        return (min(known), max(known)) if len(known) == len(found) else None
 
     def collection(self, tensor: str) -> str:
         """The collection of variables that a tensor belongs to, for instance ``batch_stats``.
@@ -221,119 +254,19 @@ class Manifest:
         return "params"
 
 
-def canonical_json(document: Any) -> bytes:
-    """Returns a JSON document as bytes that depend on its content only.
-
-    Keys sorted, no spaces, UTF-8, numbers as Python writes them.
-
-    Raises:
-      TypeError: a value has no JSON form.
-      ValueError: a number is not finite.
-    """
-    text = json.dumps(
-        document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode("utf-8")
-
-
-def digest(data: bytes) -> str:
-    """Returns the SHA-256 of `data`, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def is_digest(text: str) -> bool:
     """Whether `text` is a SHA-256 in lower-case hexadecimal, and so safe in a path."""
     return _DIGEST.fullmatch(text) is not None
 
 
-@functools.cache
-def manifest_schema() -> dict[str, Any]:
-    """Returns the JSON Schema of a manifest."""
-    return json.loads(_SCHEMA_PATH.read_text(encoding="utf-8"))
-
-
-@functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(manifest_schema())
-
-
-def _check_extent(data: bytes, source: str) -> None:
-    """Before anything is parsed: what is made of the bytes takes many times their memory."""
-    # Each value but the first of its list or object follows a comma.
-    values = sum(data.count(mark) for mark in (b",", b"[", b"{"))
-    for found, most, what in (
-        (len(data), MAX_MANIFEST_BYTES, "bytes"),
-        (values, MAX_VALUES, "values"),
-    ):
-        if found > most:
-            raise ManifestError(
-                f"{source} has {found} {what}; a manifest has at most {most}: cut the model into "
-                "fewer segments or configurations"
-            )
-
-
-def _parse(data: bytes, source: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(data, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{source} is not JSON: {error}") from error
-
-
-def _check_version(document: Any, source: str) -> None:
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != FORMAT:
-        raise ManifestError(f"{source} has format={short(found)}; wanted {FORMAT!r}")
-    version = document.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        raise ManifestError(
-            f"{source} has format_version={short(version)}; this version of accordion_jax reads "
-            f"{FORMAT_VERSION}: upgrade accordion_jax, or write the bundle again"
-        )
-
-
-def _check_schema(document: Any, source: str) -> None:
-    # The first alone: a list of numbers where segments are due has one error a number.
-    error = next(_validator().iter_errors(_without_plain_lists(document)), None)
-    if error is not None:
-        where = "/".join(map(str, error.path)) or "the document"
-        raise ManifestError(
-            f"{source}: {where} is {short(error.instance)}, which breaks "
-            f"{error.validator}={short(error.validator_value)} of manifest.schema.json"
-        )
-
-
-def _without_plain_lists(document: dict[str, Any]) -> dict[str, Any]:
-    """The document for the validator, which takes longer than all the rest over long lists.
-
-    Lists of names and of booleans are checked here, and left out where nothing is wrong with them.
-    """
-
-    def shortened(entries: Any, kinds: Mapping[str, type]) -> Any:
-        if not isinstance(entries, list) or len(entries) > MAX_VALUES:
-            return entries
-        return [
-            each
-            | {
-                name: each[name][:1]
-                for name, kind in kinds.items()
-                if isinstance(each.get(name), list) and all(type(v) is kind for v in each[name])
-            }
-            if isinstance(each, dict)
-            else each
-            for each in entries
-        ]
-
-    return document | {
-        "segments": shortened(document.get("segments"), {"depends_on": str}),
-        "ladder": shortened(document.get("ladder"), {"segments": str, "skip_mask": bool}),
-    }
-
-
-def _content_digest(document: dict[str, Any], source: str) -> str:
-    try:
-        return digest(canonical_json({k: v for k, v in document.items() if k != "model_id"}))
-    except ValueError as error:  # a number like 1e999, or half of a surrogate pair
-        raise ManifestError(f"{source} has a value that JSON cannot carry: {error}") from error
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MAX_MANIFEST_BYTES",
+    "MAX_VALUES",
+    "Manifest",
+    "canonical_json",
+    "digest",
+    "is_digest",
+    "manifest_schema",
+]

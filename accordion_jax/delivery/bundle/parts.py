@@ -2,31 +2,42 @@
 
 import dataclasses
 
+from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.depth import SkipMask
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """The smallest piece of a model that is sent: one safetensors file.
+    """The smallest piece of a model that is sent: one file.
+
+    The first segment of a unit holds its tensors; each later one refines the one before it, and is
+    of no use without it.
 
     Attributes:
-      name: unique in its manifest; ``base``, or the name of a block.
+      name: unique in its manifest; that of the unit, and of a refinement with the bits that it
+        leads to: ``stage1_block01.8``.
+      unit: what it is of: ``base``, or the name of a block.
+      bits: a weight once it has been used: 1 to 8, 16 or 32; None where the file's own types say.
       sha256: of the file, hexadecimal.
       size_bytes: of the file, as it goes over the wire.
-      tensor_bytes: of its arrays alone.
-      depends_on: names of segments without which it is of no use; all earlier in sending order.
+      tensor_bytes: of the unit's arrays, unpacked.
+      layout: of the unit's tensors; None: the file is a safetensors file, which says it itself.
+      refines: name of the segment that it adds bits to; None where it holds tensors.
     """
 
     name: str
+    unit: str
+    bits: int | None
     sha256: str
     size_bytes: int
     tensor_bytes: int
-    depends_on: tuple[str, ...]
+    layout: Layout | None = dataclasses.field(default=None, hash=False)
+    refines: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """A configuration of the ladder, with what must be held to run it.
+    """A set of segments that is a model, and the blocks that it keeps.
 
     Attributes:
       name: unique in its manifest.

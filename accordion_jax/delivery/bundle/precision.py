@@ -1,13 +1,11 @@
-"""A network's variables at so many bits a unit, and what they weigh: what a sending order is found
-with. NumPy only.
-"""
+"""A network's segments in steps of bits a weight, through the bytes that are sent. NumPy only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from accordion_jax.delivery.bundle.cutting import COLLECTIONS, tensors_of_unit
+from accordion_jax.delivery.bundle.cutting import BASE, COLLECTIONS, tensors_of_unit
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.segment import (
     encode_chain,
@@ -15,75 +13,98 @@ from accordion_jax.delivery.bundle.encodings.segment import (
     read,
     refine,
 )
+from accordion_jax.delivery.bundle.writing import Piece
 
 
-def at_bits(
-    variables: Mapping[str, Any],
-    bits: Mapping[str, int | Sequence[int]],
-    *,
-    base_names: Sequence[str],
-    received: Mapping[str, int] | None = None,
-) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """Returns a network's variables as a device holds them, and the exact bytes on the wire.
+class Chains:
+    """Each segment of a network in few bits, and the refinements that add the others.
 
-    They go through the bytes that are sent: what is returned is what a device decodes.
+    All goes through the bytes that are sent: what it returns is what a device decodes.
 
     Args:
       variables: ``{"params": {unit: tree}, "batch_stats": {unit: tree}}``; unchanged.
-      bits: unit -> bits a weight (1 to 8, 16 or 32; see `encodings_for`); or the steps that lead
-        there, coarse to fine, as ``(4, 8)``: a segment of 4 bits, and the refinement to 8. Units
-        that it lacks are not sent, and keep their values.
-      base_names: units that are one segment, ``base``; they have equally many steps.
-      received: segment -> how many of its steps have come, at least one; all of those that it
-        lacks. With ``(4, 8)`` and 1, the variables are those of the 4 bits.
+      base_names: units that are one segment, ``base``.
+      block_names: units that are a segment each.
+      bits: of the steps, coarse to fine, each 1 to 8, 16 or 32; see `encodings_for`.
 
-    Returns:
-      Variables of the shape of before, float32; and segment -> its bytes, one number a step.
+    Attributes:
+      names: of the segments: the base, then the blocks as given.
+      bits: of the steps.
+      contents: name -> bytes of each step: the tensors, and the refinements.
 
     Raises:
       BundleError: there are no such bits, or an array cannot be encoded.
-      ValueError: a unit is not there or has no steps, or those of the base have different numbers
-        of them.
+      ValueError: there are no steps, they do not grow, or there is no such unit; names them.
     """
-    steps = {unit: (each,) if isinstance(each, int) else tuple(each) for unit, each in bits.items()}
-    base = [unit for unit in base_names if unit in steps]
-    segments = [("base", base)] if base else []
-    segments += [(unit, [unit]) for unit in steps if unit not in base]
-    result = {
-        collection: {unit: dict(tree) for unit, tree in units.items()}
-        for collection, units in variables.items()
-    }
-    sizes = {}
-    for segment, units in segments:
-        counts = {unit: len(steps[unit]) for unit in units}
-        if len({*counts.values()}) > 1 or 0 in counts.values():
-            raise ValueError(
-                f"segment {segment!r} has units of {counts} steps; wanted one or more, and as many "
-                "of each"
-            )
-        arrays, encodings = {}, [{} for _ in steps[units[0]]]  # type: ignore[var-annotated]
-        for unit in units:
-            tensors = tensors_of_unit(variables, unit)
-            arrays |= {f"{unit}/{path}": array for path, array in tensors.items()}
-            for step, unit_bits in zip(encodings, steps[unit], strict=True):
-                chosen = encodings_for(tensors, unit_bits)
-                step.update({f"{unit}/{path}": name for path, name in chosen.items()})
-        contents = encode_chain(arrays, encodings)
-        held = read(contents[0], Layout.of(arrays))
-        for content in contents[1 : (received or {}).get(segment, len(contents))]:
-            held = refine(held, content)
-        for path, array in held.arrays().items():
-            _put(result, path, array)
-        sizes[segment] = tuple(map(len, contents))
-    return result, sizes
+
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        *,
+        base_names: Sequence[str],
+        block_names: Sequence[str],
+        bits: Sequence[int],
+    ):
+        if not bits or list(bits) != sorted({*bits}):
+            raise ValueError(f"bits={list(bits)}; wanted one number or several that grow, as 4,8")
+        self.bits = tuple(bits)
+        self.names = (BASE, *block_names)
+        self.contents: dict[str, tuple[bytes, ...]] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._trees: dict[str, tuple[dict[str, Any], ...]] = {}
+        for name in self.names:
+            if name == BASE:
+                arrays = {
+                    f"{unit}/{path}": array
+                    for unit in base_names
+                    for path, array in tensors_of_unit(variables, unit).items()
+                }
+            else:
+                arrays = tensors_of_unit(variables, name)
+            contents = encode_chain(arrays, [encodings_for(arrays, each) for each in bits])
+            self.contents[name] = tuple(contents)
+            self._layouts[name] = Layout.of(arrays)
+            held = read(contents[0], self._layouts[name])
+            steps = [held]
+            for content in contents[1:]:
+                steps.append(refine(steps[-1], content))
+            prefix = "" if name == BASE else f"{name}/"
+            self._trees[name] = tuple(_tree(prefix, step.arrays()) for step in steps)
+
+    def variables(self, steps: Mapping[str, int]) -> dict[str, Any]:
+        """Returns the network's variables, float32, of the shape of before.
+
+        Args:
+          steps: segment -> its step, from 0; those that it lacks are at their first.
+        """
+        result: dict[str, Any] = {}
+        for name in self.names:
+            for collection, units in self._trees[name][steps.get(name, 0)].items():
+                result.setdefault(collection, {}).update(units)
+        return result
+
+    def segment(self, name: str, step: int) -> str:
+        """Returns what a bundle calls the segment of a step."""
+        return name if step == 0 else f"{name}.{self.bits[step]}"
+
+    def size_bytes(self, name: str, step: int) -> int:
+        """Returns the bytes of a step on the wire."""
+        return len(self.contents[name][step])
+
+    def piece(self, name: str, step: int) -> Piece:
+        """Returns a step as `write_bundle` takes it."""
+        return Piece(name, self.bits[step], self._layouts[name], self.contents[name][step])
 
 
-def _put(variables: dict[str, Any], path: str, array: np.ndarray) -> None:
-    """Replaces an array; the trees on its way are copies of our own afterwards."""
-    *parts, last = path.split("/")
-    collection = next((c for c, ends in COLLECTIONS.items() if last in ends), "params")
-    node = variables[collection]
-    for part in parts:
-        node[part] = dict(node[part])
-        node = node[part]
-    node[last] = array
+def _tree(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{collection: {unit: tree}} of arrays by path."""
+    result: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parts, last = f"{prefix}{path}".split("/")
+        node = result.setdefault(
+            next((c for c, ends in COLLECTIONS.items() if last in ends), "params"), {}
+        )
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return result

@@ -1,50 +1,56 @@
 """Segments as the variables of a network. NumPy only."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import safetensors.numpy
 
+from accordion_jax.delivery.bundle.encodings.segment import Encoded
 from accordion_jax.delivery.bundle.manifest import Manifest
-from accordion_jax.delivery.bundle.parts import Configuration
+from accordion_jax.delivery.bundle.parts import Configuration, Segment
+from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
 
 
-def load_segment(manifest: Manifest, name: str, content: bytes) -> dict[str, Any]:
-    """Returns the variables in a segment: ``{collection: {unit: tree}}``.
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A unit's segment, and all that it refines.
+
+    Attributes:
+      variables: ``{collection: {unit: tree}}``.
+      encoded: what the next refinement adds to; None where there is none.
+    """
+
+    variables: dict[str, Any]
+    encoded: Encoded | None
+
+
+def load_segment(
+    manifest: Manifest, name: str, content: bytes, before: Loaded | None = None
+) -> Loaded:
+    """Returns the variables of a segment's unit.
 
     Args:
       manifest: says which collection a tensor is of.
       name: of the segment. Tensors of a block carry no unit name: that is the segment's.
       content: of its file, checked by the caller.
+      before: the segment that it refines, loaded; None where it refines nothing.
 
     Raises:
-      BundleError: it is no safetensors file that can be read, or a tensor's name is also that of a
-        tree.
+      BundleError: it cannot be read, it does not refine that segment, or a tensor's name is also
+        that of a tree.
     """
+    segment = manifest.by_name[name]
+    if segment.layout is None:
+        return Loaded(_variables(manifest, segment, _safetensors(name, content)), None)
     try:
-        tensors = safetensors.numpy.load(content)
-    # What the library raises at a header that is wrong depends on what is wrong.
-    except Exception as error:
-        raise BundleError(
-            f"segment {name!r} cannot be read as safetensors ({error!r}); write the bundle again"
-        ) from error
-    variables: dict[str, Any] = {}
-    base = manifest.segments[0].name
-    for tensor, array in tensors.items():
-        path = tensor.split("/") if name == base else [name, *tensor.split("/")]
-        node = variables.setdefault(manifest.collection(tensor), {})
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                break
-        if not isinstance(node, dict) or path[-1] in node:
-            raise BundleError(
-                f"tensor {tensor!r} of segment {name!r} is named like a tree of tensors, or lies "
-                "below one; write the bundle again"
-            )
-        node[path[-1]] = array
-    return variables
+        encoded = unpack(segment, content, before.encoded if before else None)
+    except BundleError as error:
+        raise BundleError(f"segment {name!r} cannot be read: {error}") from error
+    variables = _variables(manifest, segment, encoded.arrays())
+    return Loaded(variables, encoded if name in manifest.refined else None)
 
 
 def load_variables(
@@ -58,8 +64,42 @@ def load_variables(
       configuration: whose segments to load.
     """
     variables: dict[str, Any] = {}
+    loaded: dict[str, Loaded] = {}
     for name in (configuration or manifest.ladder[-1]).segments:
-        content = read(manifest.by_name[name].sha256)
-        for collection, units in load_segment(manifest, name, content).items():
+        segment = manifest.by_name[name]
+        before = loaded.pop(segment.refines) if segment.refines else None
+        loaded[name] = load_segment(manifest, name, read(segment.sha256), before)
+        for collection, units in loaded[name].variables.items():
             variables.setdefault(collection, {}).update(units)
+    return variables
+
+
+def _safetensors(name: str, content: bytes) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(content)
+    # What the library raises at a header that is wrong depends on what is wrong.
+    except Exception as error:
+        raise BundleError(
+            f"segment {name!r} cannot be read as safetensors ({error!r}); write the bundle again"
+        ) from error
+
+
+def _variables(
+    manifest: Manifest, segment: Segment, tensors: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    variables: dict[str, Any] = {}
+    base = manifest.segments[0].unit
+    for tensor, array in tensors.items():
+        path = tensor.split("/") if segment.unit == base else [segment.unit, *tensor.split("/")]
+        node = variables.setdefault(manifest.collection(tensor), {})
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or path[-1] in node:
+            raise BundleError(
+                f"tensor {tensor!r} of segment {segment.name!r} is named like a tree of tensors, "
+                "or lies below one; write the bundle again"
+            )
+        node[path[-1]] = array
     return variables

@@ -1,15 +1,16 @@
-"""Writes a bundle: immutable safetensors segments named by their digest, and one manifest.
+"""Writes a bundle: immutable segments named by their digest, and one manifest.
 
 ::
 
   DIR/<model_id>/manifest.json
-  DIR/<model_id>/segments/<sha256>.safetensors
+  DIR/<model_id>/segments/<sha256>.bin
   DIR/<model_id>/front
 
 Knows arrays and look-up tables, not networks. A bundle appears whole or not at all, and is never
 changed afterwards: a new version is a new folder, which says what it follows.
 """
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.front_file import write_front
 from accordion_jax.delivery.bundle.manifest import Manifest, digest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
@@ -27,11 +29,27 @@ from accordion_jax.depth import LookupTable
 from accordion_jax.system.files import mend, new_folder
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A segment that is encoded already; see `encodings`.
+
+    Attributes:
+      unit: what it is of; a later piece of a unit refines the one before it.
+      bits: a weight once it has been used.
+      layout: of the unit's tensors.
+      content: of the file.
+    """
+
+    unit: str
+    bits: int
+    layout: Layout
+    content: bytes
+
+
 def write_bundle(
     out_dir: str | os.PathLike,
     *,
-    segments: Mapping[str, Mapping[str, np.ndarray]],
-    depends_on: Mapping[str, Sequence[str]],
+    segments: Mapping[str, Mapping[str, np.ndarray] | Piece],
     ladder: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
     table: LookupTable,
@@ -46,11 +64,13 @@ def write_bundle(
 
     Args:
       out_dir: folder of bundles; made if it is missing.
-      segments: name -> arrays by name, in sending order, the base first.
-      depends_on: name -> names of the segments that it is of no use without.
+      segments: name -> arrays by name, which become a safetensors file, or what is encoded already;
+        in sending order, the base first. A refinement is called after its unit and the bits that
+        it leads to: ``base.8``.
       ladder: ``{"name", "segments", "skip_mask"}`` of each configuration, smallest first.
       model: what the runtime needs to build the network; JSON-able.
-      table: one row a configuration.
+      table: one row a configuration: what was counted, and what it costs to run. Sizes are worked
+        out from the segments.
       provenance: JSON-able facts of where the model comes from. No time of writing: that would
         make every bundle a new one.
       follows: model_id of the version that this one replaces.
@@ -61,18 +81,11 @@ def write_bundle(
     """
     files: dict[str, bytes] = {}
     described = []
-    for name, arrays in segments.items():
-        data = _segment_bytes(name, arrays)
-        files[digest(data)] = data
-        described.append(
-            Segment(
-                name=name,
-                sha256=digest(data),
-                size_bytes=len(data),
-                tensor_bytes=sum(np.asarray(array).nbytes for array in arrays.values()),
-                depends_on=tuple(depends_on.get(name, ())),
-            )
-        )
+    last_of: dict[str, str] = {}
+    for name, each in segments.items():
+        segment, data = _described(name, each)
+        described.append(dataclasses.replace(segment, refines=last_of.get(segment.unit)))
+        files[segment.sha256], last_of[segment.unit] = data, name
     manifest = Manifest.create(
         segments=described,
         ladder=[
@@ -100,6 +113,31 @@ def write_bundle(
             (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
             write_front(folder, manifest)
     return bundle
+
+
+def _described(name: str, each: Mapping[str, np.ndarray] | Piece) -> tuple[Segment, bytes]:
+    """A segment, and the bytes of its file."""
+    if isinstance(each, Piece):
+        data, unit, bits, layout = each.content, each.unit, each.bits, each.layout
+        return (
+            Segment(name, unit, bits, digest(data), len(data), layout.tensor_bytes, layout),
+            data,
+        )
+    data = _segment_bytes(name, each)
+    arrays = [np.asarray(array) for array in each.values()]
+    # Networks run on as in float32 or float16; other arrays are what they are.
+    bits_of = {8 * array.itemsize if array.dtype.kind == "f" else None for array in arrays}
+    of_all = bits_of.pop() if len(bits_of) == 1 else None
+    tensor_bytes = sum(array.nbytes for array in arrays)
+    plain = Segment(
+        name,
+        name,
+        of_all if of_all in (16, 32) else None,
+        digest(data),
+        len(data),
+        tensor_bytes,
+    )
+    return plain, data
 
 
 def _segment_bytes(name: str, arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -2,7 +2,7 @@
 
 ::
 
-    FOLDER/segments/<sha256>.safetensors   whole, its digest checked before it got this name
+    FOLDER/segments/<sha256>.bin           whole, its digest checked before it got this name
     FOLDER/segments/<sha256>.part          the first bytes of one; a download goes on from there
     FOLDER/manifests/<model_id>.json       so that a device starts with no network
     FOLDER/sources/<digest of a URL>       the model last in use from there
@@ -26,6 +26,7 @@ import uuid
 from collections.abc import Collection, Iterator
 
 from accordion_jax.delivery.bundle.manifest import is_digest
+from accordion_jax.delivery.bundle.reading import segment_name
 from accordion_jax.delivery.device.download import Download
 from accordion_jax.delivery.errors import (
     CacheError,
@@ -74,7 +75,7 @@ class SegmentCache:
 
     def path(self, sha256: str) -> pathlib.Path:
         """Where a whole segment is, or would be."""
-        return self.folder / "segments" / f"{_checked(sha256)}.safetensors"
+        return self.folder / "segments" / segment_name(_checked(sha256))
 
     def received_bytes(self, sha256: str) -> int:
         """Bytes of a segment that are on disk already, whole or in part."""

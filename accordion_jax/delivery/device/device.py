@@ -22,7 +22,7 @@ from accordion_jax.delivery.device.events import Event, Outcome, Transfer
 from accordion_jax.delivery.device.holding import Holding
 from accordion_jax.delivery.device.obtain import obtain_manifest
 from accordion_jax.delivery.device.patience import within
-from accordion_jax.delivery.device.plans import base_at_least, check_fits
+from accordion_jax.delivery.device.plans import base_at_least, begun, check_fits, due
 from accordion_jax.delivery.device.receiver import Receiver
 from accordion_jax.delivery.device.throughput import ThroughputMeter
 from accordion_jax.delivery.device.transport import HttpTransport
@@ -110,7 +110,7 @@ class Device:
 
     @property
     def in_use(self) -> Configuration | None:
-        """The deepest complete configuration within what the device has stepped down to."""
+        """The best complete configuration within what the device has stepped down to."""
         return self._holding.in_use if self._holding else None
 
     def add_listener(self, listener: Callable[[Event], None]) -> None:
@@ -168,7 +168,7 @@ class Device:
         self.cache.pin({*found.manifest.by_sha256, *before})
         wanted = self._held_of(found.manifest)
         kept = self._held_of(found.kept) if found.kept else None
-        if kept and kept.deepest and not wanted.deepest:
+        if kept and kept.complete and not wanted.complete:
             self._holding, self._newer = kept, wanted
         else:
             self._use(wanted)
@@ -196,6 +196,7 @@ class Device:
         max_error: float | None = None,
         max_macs: int | None = None,
         confidence: float | None = None,
+        max_memory_bytes: int | None = None,
     ) -> Outcome:
         """Fetches what the requirements ask for, as far as the link lets it.
 
@@ -214,31 +215,35 @@ class Device:
           max_error: top-1, 0 to 1: stops at the smallest configuration that reaches it.
           max_macs: bound on multiply-accumulates an image; also on what is in use from now on.
           confidence: plans by upper bounds of the errors, as `Requirements`.
+          max_memory_bytes: bound on the unpacked tensors; also on what is in use from now on.
 
         Raises:
           ValueError: as `Requirements`.
           CacheLimitError: the cache's limit is too small for what is asked for.
         """
         bps = throughput_bps or 0.0
-        asked = Requirements(max_bytes, deadline_s, bps, max_error, max_macs, confidence)
-        if max_macs is not None:
+        asked = Requirements(
+            max_bytes, deadline_s, bps, max_error, max_macs, confidence, max_memory_bytes
+        )
+        if max_macs is not None or max_memory_bytes is not None:
             for holding in {self.holding, self._target}:
-                holding.limit(max_macs=max_macs)
+                holding.limit(max_macs=max_macs, max_memory_bytes=max_memory_bytes)
             self._emit("use")
         until_s = math.inf if deadline_s is None else self.clock.now() + deadline_s
 
         def choose() -> Plan:
             expected_bps = self.throughput.bps(self.clock.now()) or throughput_bps
-            # The planner counts whole segments; what is here of the next need not come again.
-            credit = self._partial_bytes() + self._transfer.waiting_bytes
             bytes_left = time_left = None
             if max_bytes is not None:
-                bytes_left = max(0, max_bytes - self._transfer.received_bytes) + credit
+                bytes_left = max(0, max_bytes - self._transfer.received_bytes)
             if deadline_s is not None and expected_bps:
-                time_left = max(0.0, until_s - self.clock.now()) + 8 * credit / expected_bps
+                time_left = max(0.0, until_s - self.clock.now())
             now: dict[str, Any] = {"deadline_s": time_left, "throughput_bps": expected_bps}
             requirements = dataclasses.replace(asked, max_bytes=bytes_left, **now)
-            return base_at_least(self._target, requirements)
+            waiting = {self._due: self._transfer.waiting_bytes}
+            return base_at_least(
+                self._target, requirements, begun(self._target, self.cache, waiting)
+            )
 
         return self._run(choose, until_s)
 
@@ -357,7 +362,7 @@ class Device:
                         )
                     except SegmentError as error:
                         self._problem(str(error))
-                        due = self._target.first_missing
+                        due = self._due
                         if too_often := transfer.too_often_damaged(due, self.refetches):
                             self._problem(too_often)
                             break
@@ -374,17 +379,17 @@ class Device:
     def _hold(self, sha256: str) -> None:
         before, target = self.in_use, self._target
         target.add(sha256)
-        if target is self._newer and target.deepest:
+        if target is self._newer and target.complete:
             self._use(target)
             self._emit("model")
         self._emit("segment")
         if self.in_use != before:
             self._emit("use")
 
-    def _partial_bytes(self) -> int:
-        """Bytes on the disk of the first missing segment."""
-        due = self._target.first_missing
-        return self.cache.received_bytes(due) if due else 0
+    @property
+    def _due(self) -> str | None:
+        """Digest of the segment that comes next."""
+        return due(self._target, self._transfer.plan)
 
     def _problem(self, message: str) -> None:
         self._transfer.problems.append(message)
@@ -397,7 +402,8 @@ class Device:
         if self._holding and self._transfer.plan and self._transfer.plan.missing:
             held = self._target.held
             left = sum(s.size_bytes for s in self._transfer.plan.missing if s.sha256 not in held)
-            left = max(0, left - self._partial_bytes())
+            due = self._due
+            left = max(0, left - (self.cache.received_bytes(due) if due else 0))
         event = Event(kind, kept, kept + left, message)
         for listener in self._listeners:
             listener(event)

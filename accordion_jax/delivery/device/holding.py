@@ -3,10 +3,17 @@
 import math
 import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.depth import Row
+
+
+class _Limits(NamedTuple):
+    depth: float = math.inf
+    macs: float = math.inf
+    memory_bytes: float = math.inf
 
 
 class Holding:
@@ -23,7 +30,9 @@ class Holding:
         self.manifest = manifest
         self._held = held
         self._changing = threading.Lock()
-        self._limits: tuple[float, float] = (math.inf, math.inf)  # depth, MACs
+        self._limits = _Limits()
+        # What is complete of what is held, the best first: asked for with each chunk that comes.
+        self._complete: tuple[frozenset[str], tuple[Configuration, ...]] | None = None
 
     @property
     def held(self) -> frozenset[str]:
@@ -51,13 +60,16 @@ class Holding:
         return next((s.sha256 for s in self.manifest.segments if s.sha256 not in self.held), None)
 
     @property
-    def deepest(self) -> Configuration | None:
-        """The deepest complete configuration."""
-        return self.manifest.deepest_held(self.held)
+    def complete(self) -> tuple[Configuration, ...]:
+        """The configurations of which all is held, the best first."""
+        held, known = self._held, self._complete
+        if known is None or known[0] is not held:
+            known = self._complete = held, self.manifest.complete(held)
+        return known[1]
 
     @property
     def in_use(self) -> Configuration | None:
-        """The deepest complete configuration within what the device has stepped down to."""
+        """The best complete configuration within what the device has stepped down to."""
         return next(iter(self.runnable()), None)
 
     def row(self, configuration: Configuration) -> Row:
@@ -66,28 +78,32 @@ class Holding:
 
     def missing_of(self, configuration: Configuration) -> tuple[Segment, ...]:
         """What is missing of a configuration, in sending order; equal segments once."""
-        needed = self.manifest.segments[: len(configuration.segments)]
+        needed = (self.manifest.by_name[name] for name in configuration.segments)
         return tuple({s.sha256: s for s in needed if s.sha256 not in self.held}.values())
 
     def runnable(self) -> Sequence[Configuration]:
-        """Complete configurations within what the device has stepped down to, deepest first."""
-        deepest = self.deepest
-        if deepest is None:
-            return ()
-        complete = self.manifest.ladder[: self.manifest.ladder.index(deepest) + 1]
-        return tuple(c for c in reversed(complete) if self.allows(c))
+        """Complete configurations within what the device has stepped down to, the best first."""
+        return tuple(c for c in self.complete if self.allows(c))
 
     def allows(self, configuration: Configuration) -> bool:
         """Whether it is within what the device has stepped down to, complete or not."""
-        max_depth, max_macs = self._limits
-        row = self.row(configuration)
-        return row.depth <= max_depth and row.macs <= max_macs
+        limits, row = self._limits, self.row(configuration)
+        return (
+            row.depth <= limits.depth
+            and row.macs <= limits.macs
+            and self.manifest.memory_bytes(configuration) <= limits.memory_bytes
+        )
 
-    def limit(self, *, depth: int | None = None, max_macs: int | None = None) -> None:
+    def limit(
+        self,
+        *,
+        depth: int | None = None,
+        max_macs: int | None = None,
+        max_memory_bytes: int | None = None,
+    ) -> None:
         """Bounds what may be in use; None takes a bound away."""
-        self._limits = (
-            math.inf if depth is None else depth,
-            math.inf if max_macs is None else max_macs,
+        self._limits = _Limits(
+            *(math.inf if each is None else each for each in (depth, max_macs, max_memory_bytes))
         )
 
     def step_down(self, *, depth: int | None, max_macs: int | None) -> Configuration:
@@ -105,7 +121,8 @@ class Holding:
         if found is None:
             self._limits = before
             row = self.manifest.table.rows[0]
-            held = "is complete" if self.deepest else "is not complete yet"
+            smallest = self.manifest.ladder[0]
+            held = "is complete" if smallest in self.complete else "is not complete yet"
             raise ValueError(
                 f"no complete configuration keeps depth={depth} blocks or max_macs={max_macs}: the "
                 f"smallest, {row.configuration}, keeps {row.depth} blocks, needs {row.macs} "

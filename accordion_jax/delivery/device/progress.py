@@ -5,6 +5,7 @@ from typing import TextIO
 
 import tqdm
 
+from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration
 from accordion_jax.delivery.device.device import Device
 from accordion_jax.delivery.device.events import Event
@@ -61,7 +62,17 @@ class TransferProgress:
         if in_use is None:
             return "nothing complete yet"
         row = self._device.holding.row(in_use)
-        return f"in use {in_use.name}, depth {row.depth}, expected error {row.top1_error:.4f}"
+        bits = _bits(self._device.manifest, in_use)
+        return f"in use {in_use.name}, depth {row.depth}{bits}, expected error {row.top1_error:.4f}"
+
+
+def _bits(manifest: Manifest, configuration: Configuration) -> str:
+    """``, 4 to 8 bits``: of its weights, as they were sent; nothing where that is not known."""
+    bits = manifest.bits(configuration)
+    if bits is None:
+        return ""
+    least, most = bits
+    return f", {most} bits" if least == most else f", {least} to {most} bits"
 
 
 def _vouched(device: Device) -> list[str]:
@@ -92,8 +103,8 @@ def summary(device: Device) -> str:
     if in_use:
         row = device.holding.row(in_use)
         lines += [
-            f"in use       {in_use.name}: {row.depth} of {full.depth} blocks, "
-            f"{100 * row.share_of_bytes:.0f} % of the bytes, "
+            f"in use       {in_use.name}: {row.depth} of {full.depth} blocks"
+            f"{_bits(manifest, in_use)}, {100 * row.share_of_bytes:.0f} % of the bytes, "
             f"{100 * row.macs / max(full.macs, 1):.0f} % of the operations",
             f"error        {row.top1_error:.4f} expected ({row.error_low:.4f} to "
             f"{row.error_high:.4f}); the full model's is {full.top1_error:.4f}",

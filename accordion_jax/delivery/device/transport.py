@@ -19,6 +19,7 @@ import httpx
 from accordion_jax.delivery.bundle.front import FRONT_NAME
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, is_digest
 from accordion_jax.delivery.bundle.parts import Segment
+from accordion_jax.delivery.bundle.reading import segment_name
 from accordion_jax.delivery.device import answers
 from accordion_jax.delivery.device.address import Address
 from accordion_jax.delivery.device.connection import Connection, environment_client
@@ -363,8 +364,9 @@ class HttpTransport:
         total = sum(segment.size_bytes for segment in segments)
         query = ""
         if not self._plans or len(segments) == 1:
-            suffix = "" if self._plans else ".safetensors"
-            address = self._root.under(f"segments/{segments[0].sha256}{suffix}")
+            sha256 = segments[0].sha256
+            name = sha256 if self._plans else segment_name(sha256)
+            address = self._root.under(f"segments/{name}")
         else:
             address = self._root.under("stream")
             query = f"segments={','.join(segment.sha256 for segment in segments)}"

@@ -165,7 +165,7 @@ def openapi_document() -> dict[str, Any]:
                 | {"requestBody": {"required": True, "content": {_JSON: _ref("Request")}}}
             },
             "/v1/models/{model_id}/segments/{sha256}": _get_and_head(
-                "segment", "One segment, a safetensors file.", sent, [model_id, sha256, *ranges]
+                "segment", "One segment.", sent, [model_id, sha256, *ranges]
             ),
             "/v1/models/{model_id}/stream": _get_and_head(
                 "stream",
@@ -238,6 +238,7 @@ def _schemas() -> dict[str, Any]:
                 "throughput_bps": number,
                 "max_error": {"type": "number", "minimum": 0, "maximum": 1},
                 "max_macs": count,
+                "max_memory_bytes": count,
                 "confidence": {"type": "number", "minimum": 0.5, "maximum": MOST_CONFIDENCE},
             },
         },
@@ -276,7 +277,15 @@ def _schemas() -> dict[str, Any]:
                 "expected_seconds": {"type": ["number", "null"], "minimum": 0},
                 "unmet": {
                     "type": "array",
-                    "items": {"enum": ["max_macs", "max_bytes", "deadline_s", "max_error"]},
+                    "items": {
+                        "enum": [
+                            "max_macs",
+                            "max_memory_bytes",
+                            "max_bytes",
+                            "deadline_s",
+                            "max_error",
+                        ]
+                    },
                 },
                 "reasons": {"type": "array", "items": {"type": "string"}},
             }

@@ -116,7 +116,7 @@ def first_plan(
     """
     smallest = plan(manifest, Requirements(max_error=1.0), held)
     made = smallest if requirements is None else plan(manifest, requirements, held)
-    if made.unmet == ("deadline_s",) and manifest.deepest_held(held) is None:
+    if made.unmet == ("deadline_s",) and not manifest.complete(held):
         return FirstPlan(made, smallest.missing)
     return FirstPlan(made, made.missing)
 

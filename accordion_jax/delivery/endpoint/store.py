@@ -24,7 +24,7 @@ import fsspec
 from accordion_jax.delivery.bundle.front import pack
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.bundle.parts import Segment
-from accordion_jax.delivery.bundle.reading import MANIFEST_NAME
+from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_name
 from accordion_jax.delivery.endpoint.releases import StoredRelease, latest_first
 from accordion_jax.delivery.errors import ManifestError, SegmentError, StorageError, TrustError
 from accordion_jax.delivery.trust.documents import MAX_RELEASE_BYTES, RELEASE_NAME
@@ -162,7 +162,7 @@ class BundleStore:
             raise StorageError(f"its segments cannot be listed: {type(error).__name__}") from error
         found = {entry["name"].rpartition("/")[2]: entry for entry in listed}
         for segment in model.manifest.by_sha256.values():
-            name = f"{segment.sha256}.safetensors"
+            name = segment_name(segment.sha256)
             self._check_segment(model, segment, found.get(name))
 
     def known(self, model_id: str) -> StoredModel | None:
@@ -289,7 +289,7 @@ class BundleStore:
             raise StorageError(f"segment {sha256} cannot be opened: {error}") from error
 
     def _segment_path(self, model_id: str, sha256: str) -> str:
-        return f"{self._root}/{model_id}/segments/{sha256}.safetensors"
+        return f"{self._root}/{model_id}/segments/{segment_name(sha256)}"
 
     def _refresh(self) -> None:
         with self._lock:

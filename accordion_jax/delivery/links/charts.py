@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
+from accordion_jax.depth.policy_file import Entry
 from accordion_jax.system.files import replacing
 
 
 def draw_policies(
     path: str | os.PathLike,
-    names: Sequence[str],
+    entries: Sequence[Entry],
     policies: Mapping[str, Sequence[float]],
     *,
     title: str,
@@ -21,13 +22,14 @@ def draw_policies(
 
     Args:
       path: of the picture.
-      names: of the configurations, smallest first.
+      entries: of the configurations, smallest first.
       policies: by label, one probability a configuration.
       title: above it.
 
     Raises:
       DeliveryError: Matplotlib is not installed.
     """
+    names = [f"{entry.name}\n{entry.size_bytes / 1e3:,.0f} kB" for entry in entries]
     figure, (axes,) = _figure(min(max(6.5, 0.42 * len(names)), 11.0), 4.2, 1)
     width = 0.82 / len(policies)
     for number, (label, probabilities) in enumerate(policies.items()):
@@ -52,19 +54,19 @@ def draw_policies(
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
 
 
-def draw_expected_errors(
-    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, error_name: str, title: str
+def draw_over_links(
+    path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], *, measured: str, title: str
 ) -> None:
     """Draws the rows of `expected.compare`: a panel a deadline, a line a label.
 
     A dot is the mean with its interval, the small ones are single seeds. Where the rows have
-    differences from one label these are drawn in place of the errors: links differ far more than
+    differences from one label these are drawn in place of the values: links differ far more than
     policies do, and the differences are paired by link.
 
     Args:
       path: of the picture.
       rows: of `expected.compare`.
-      error_name: what the error is called.
+      measured: what the values are.
       title: above it.
 
     Raises:
@@ -80,6 +82,10 @@ def draw_expected_errors(
         for place, label in enumerate(labels):
             row = at[label]
             mean = row["difference"] if differ else row
+            if row["chosen"]:
+                across = axes.get_yaxis_transform()
+                where = {"transform": across, "ha": "right", "va": "bottom", "fontsize": 7}
+                axes.text(0.99, place - 0.12, row["chosen"], color="0.3", **where)
             if mean is None:  # the label that the others differ from
                 named += f" ({label}: {100 * row['value']:.1f} %)"
                 axes.axvline(0, color="0.4", lw=1)
@@ -97,7 +103,7 @@ def draw_expected_errors(
     panels[0].set_yticks(range(len(labels)), labels, fontsize=9)
     panels[0].set_ylim(len(labels) - 0.5, -0.5)
     unit = "difference, percentage points" if differ else "%"
-    figure.supxlabel(f"expected {error_name} at the deadline, {unit}", fontsize=10)
+    figure.supxlabel(f"{measured} at the deadline, {unit}", fontsize=10)
     figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})

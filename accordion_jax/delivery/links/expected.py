@@ -1,13 +1,14 @@
-"""The expected error over a link: of any table, for a deadline, with its spread over traces.
+"""What policies bring over links by a deadline, with its spread over traces.
 
 A device asks at a random moment and has, at the deadline, the model of least error by the table
 among those that arrive in time: what a planner sends that knows the link. Where nothing arrives the
 error is chance. The expectation over all starts of a trace is exact (`Link.arrival`); what is left
-to estimate is how traces differ, and that is what the interval says.
+to estimate is how traces differ, and that is what the interval says. Other measures over links
+(`demands.unmet`) are compared in the same way.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,10 @@ class Arrivals(Protocol):
 
     def arrival(self, sizes_bytes: npt.ArrayLike, window_s: float) -> np.ndarray:
         """Returns [sizes] probabilities that so many bytes are carried in a time."""
+
+
+# Gives one value a link for links, a method and deadlines; the smaller the better.
+Measure = Callable[[Sequence[Arrivals], Method, Deadlines], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,54 +121,54 @@ def compare(
     groups: Mapping[str, Sequence[Method]],
     links: Sequence[Arrivals],
     deadlines_s: Sequence[float],
+    measure: Measure,
     *,
-    chance_error: float,
     round_trip_s: float = 0.0,
     reference: str | None = None,
+    choose_on: Sequence[Arrivals] = (),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Returns one JSON-able row a label and deadline: the expected error over links.
+    """Returns one JSON-able row a label and deadline: the measure over links.
 
     Args:
       groups: by label the methods of one policy, one a seed, in the same order of seeds.
       links: those to test on, not those that a policy was fitted to.
       deadlines_s: each by itself.
-      chance_error: where nothing arrives.
-      round_trip_s: as `expected_errors`.
+      measure: `expected_errors` or another, with all but its first three arguments bound.
+      round_trip_s: as `expected_errors`; of the share of cases where nothing arrives.
       reference: label that the others' differences are from, paired by link; None compares none.
+      choose_on: other links. With some there is one more row a deadline: the label that is best
+        over these, by its mean over seeds, as it does over `links`.
       seed: of the bootstrap.
     """
+
+    def values_of(methods: Sequence[Method], over: Sequence[Arrivals], at_s: float) -> np.ndarray:
+        return np.array([measure(over, method, {at_s: 1.0}) for method in methods])
+
     rows = []
     for deadline_s in deadlines_s:
-        by_label = {
-            label: np.array(
-                [
-                    expected_errors(
-                        links,
-                        method,
-                        {deadline_s: 1.0},
-                        chance_error=chance_error,
-                        round_trip_s=round_trip_s,
-                    )
-                    for method in methods
-                ]
-            )
-            for label, methods in groups.items()
-        }
-        for label, values in by_label.items():
-            method = groups[label][0]
+        by_label = {label: values_of(each, links, deadline_s) for label, each in groups.items()}
+        shown = {label: label for label in groups}
+        if choose_on:
+            means = {
+                label: values_of(g, choose_on, deadline_s).mean() for label, g in groups.items()
+            }
+            shown[f"best over {len(choose_on)} other links"] = min(means, key=means.__getitem__)
+        for name, label in shown.items():
+            values, method = by_label[label], groups[label][0]
             wait_s = method.round_trips * round_trip_s
             arrive = arrivals(links, method.sizes_bytes[:1], {deadline_s: 1.0}, wait_s=wait_s)
             row = {
-                "label": label,
+                "label": name,
                 "deadline_s": deadline_s,
                 "seeds": len(values),
                 "links": len(links),
                 "nothing_arrives": float(1 - arrive.mean()),
                 **dataclasses.asdict(bootstrap_mean(values, seed=seed)),
                 "difference": None,
+                "chosen": label if label != name else None,
             }
-            if reference is not None and label != reference:
+            if reference is not None and name != reference:
                 other = by_label[reference]
                 # Seeds are paired too where there are as many: they share their order of examples.
                 paired = (
@@ -174,19 +179,25 @@ def compare(
     return rows
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], error_name: str, reference: str | None) -> str:
-    """Returns a Markdown table of `compare`: a row a label, a column a deadline."""
+def markdown(rows: Sequence[Mapping[str, Any]], measured: str, reference: str | None) -> str:
+    """Returns a Markdown table of `compare`: a row a label, a column a deadline.
+
+    Args:
+      rows: of `compare`.
+      measured: what its values are.
+      reference: as `compare`.
+    """
     deadlines = list(dict.fromkeys(row["deadline_s"] for row in rows))
     lines = [
-        f"| expected {error_name} at the deadline | seeds | "
+        f"| {measured} at the deadline | seeds | "
         + " | ".join(f"{deadline:g} s" for deadline in deadlines)
         + " |",
         "| --- " * (len(deadlines) + 2) + "|",
     ]
     for label in dict.fromkeys(row["label"] for row in rows):
         cells = [_cell(row) for row in rows if row["label"] == label]
-        seeds = next(row["seeds"] for row in rows if row["label"] == label)
-        lines.append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
+        seeds = dict.fromkeys(str(row["seeds"]) for row in rows if row["label"] == label)
+        lines.append(f"| {label} | {', '.join(seeds)} | " + " | ".join(cells) + " |")
     shares = ", ".join(
         f"{100 * row['nothing_arrives']:.1f} % at {row['deadline_s']:g} s"
         for row in rows
@@ -211,4 +222,6 @@ def _cell(row: Mapping[str, Any]) -> str:
         return f"{value:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]{spread}"
 
     shown = figures(row)
-    return shown if row["difference"] is None else f"{shown}; {figures(row['difference'], '+')}"
+    if row["difference"] is not None:
+        shown += f"; {figures(row['difference'], '+')}"
+    return shown if row["chosen"] is None else f"{row['chosen']}: {shown}"

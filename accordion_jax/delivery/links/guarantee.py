@@ -112,6 +112,55 @@ def carried_within(
     return np.array(bits) / 8
 
 
+def statements(
+    table: LookupTable,
+    method: Method,
+    traces: Sequence[Trace],
+    deadlines_s: Sequence[float],
+    *,
+    confidence: float,
+    content: float | None = None,
+    block_s: float | None = None,
+    round_trip_s: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Returns a sentence a deadline, as `guarantee`, and after these what they assume.
+
+    Args:
+      table: as `guarantee`, like `method`, `confidence` and `content`.
+      method: its round trips are taken off the deadlines.
+      traces: measured links.
+      deadlines_s: from the request.
+      confidence: of each sentence.
+      content: of each sentence.
+      block_s: as `independent_links`.
+      round_trip_s: of which the method takes some.
+      seed: of the starts.
+    """
+    stretches = independent_links(traces, block_s)
+    wait_s = method.round_trips * round_trip_s
+    error_name = str(table.provenance.get("error_name", "top-1 error"))
+    said = []
+    for deadline_s in deadlines_s:
+        carried = carried_within(stretches, deadline_s - wait_s, seed=seed)
+        found = guarantee(
+            table,
+            method,
+            carried,
+            deadline_s=deadline_s,
+            confidence=confidence,
+            content=content,
+        )
+        said.append(found.statement(error_name))
+    cut = f"blocks of {block_s:g} s" if block_s else "recordings, one start each"
+    return [
+        *said,
+        f"Assumed: {len(stretches)} {cut}, independent and like the links to come; "
+        f"{table.full.examples:,} examples, independent, like those to come, and not used in "
+        "training or in choosing the model.",
+    ]
+
+
 def guarantee(
     table: LookupTable,
     method: Method,

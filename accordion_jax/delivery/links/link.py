@@ -7,14 +7,16 @@ outage of any length costs one look-up.
 """
 
 import math
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Mapping
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
 from accordion_jax.delivery.links.clock import Clock, RealClock
-from accordion_jax.delivery.links.traces import Trace, constant, read_trace
+from accordion_jax.delivery.links.traces import Trace, constant, find_traces, read_trace
+from accordion_jax.depth.policy_file import file_digests
 
 _BUFFER_S = 1.0  # what a slow reader's socket takes in while it is busy
 
@@ -107,6 +109,28 @@ class Link:
         rounds = np.floor(time / period)
         within = np.interp(time - rounds * period, self._edges, self._carried)
         return rounds * self._carried[-1] + within
+
+
+def read_links(
+    pattern: str, *, none_of: Mapping[str, str] | None = None
+) -> tuple[list[pathlib.Path], list[Link]]:
+    """Returns the files that `find_traces` finds, and the links that they are of.
+
+    Args:
+      pattern: a folder, a file or a glob pattern.
+      none_of: digests by name (`file_digests`) of recordings that are tested on.
+
+    Raises:
+      FileNotFoundError: there are none.
+      ValueError: one is no trace, as `read_trace`, or is tested on; names it.
+    """
+    paths = list(find_traces(pattern))
+    for path in paths:
+        if none_of and file_digests(path)[path.name] in none_of.values():
+            raise ValueError(
+                f"{path} is among the recordings that are tested on; choose on others than these"
+            )
+    return paths, [Link(read_trace(path)) for path in paths]
 
 
 class ThrottledTransport(httpx.BaseTransport):

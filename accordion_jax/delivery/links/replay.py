@@ -3,7 +3,7 @@
 A device asks at a random moment of a recorded link, and from then on has at each moment the error
 of the best model that has arrived:
 
-* **Accordion**: that of the deepest configuration whose segments are all there;
+* **Accordion**: that of the best configuration whose segments are all there;
 * **full model**: chance until the last byte of the model, then the full model's;
 * **8 bits, whole**: the same with a quarter of the bytes, and the error of the quantised model;
 * **small models**: likewise, each with its own size and error.
@@ -13,6 +13,7 @@ manifest, which is charged; the others are given theirs. All wait one round trip
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -72,17 +73,18 @@ def head_bytes(manifest: Manifest) -> int:
 
 
 def accordion(manifest: Manifest, overhead_bytes: int = 0) -> Method:
-    """Returns the method that sends segments in order.
+    """Returns the method that sends segments in the default order.
 
     Args:
       manifest: of the bundle; its table has the errors.
       overhead_bytes: received before the first segment, for instance `head_bytes`.
     """
-    sizes = np.cumsum([segment.size_bytes for segment in manifest.segments]) + overhead_bytes
+    rows = [manifest.rows[configuration.name] for configuration in manifest.path]
     return Method(
         "Accordion",
-        tuple(int(sizes[len(configuration.segments) - 1]) for configuration in manifest.ladder),
-        tuple(row.top1_error for row in manifest.table.rows),
+        tuple(row.size_bytes + overhead_bytes for row in rows),
+        # The best of what is complete is in use.
+        tuple(itertools.accumulate((row.top1_error for row in rows), min)),
     )
 
 

@@ -30,12 +30,14 @@ class Model(Protocol):
           ValueError: it makes no model; names what is wrong.
         """
 
-    def load(self, name: str, content: bytes) -> Any:
+    def load(self, name: str, content: bytes, refined: Any = None) -> Any:
         """Returns a segment in the form that `compile` takes.
 
         Args:
           name: of the segment.
           content: its bytes. Their digest was checked; what they say was not.
+          refined: what `load` returned for the segment that this one refines; stays as it is. None
+            where it refines none.
 
         Raises:
           DeliveryError: they are not of this model; says why.
@@ -48,7 +50,8 @@ class Model(Protocol):
 
         Args:
           configuration: to run.
-          segments: what `load` returned for ``configuration.segments``, in their order.
+          segments: what `load` returned for its segments, one a unit, in the order of the units: a
+            refinement is there in place of what it refines (`Manifest.finest`).
           batch_size: of the inputs it will be given, after ``task.prepare``.
 
         Raises:

@@ -3,8 +3,9 @@
 The only file of this room that imports JAX.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from accordion_jax import models
 from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration
-from accordion_jax.delivery.bundle.variables import load_segment
+from accordion_jax.delivery.bundle.variables import Loaded, load_segment
 from accordion_jax.delivery.errors import ModelError
 from accordion_jax.delivery.runtimes.examples import count, part, share_wrong
+from accordion_jax.depth import SkipMask
 from accordion_jax.tasks import Spec, Task
 
 
@@ -29,31 +31,48 @@ class Network:
         self.task = task
         self._manifest = manifest
         self._model = models.build(dict(manifest.model))
+        self._programs: dict[Hashable, Callable] = {}
 
-    def load(self, name: str, content: bytes) -> dict[str, Any]:
-        """Returns the variables in a segment, in the memory of JAX's device.
+    def load(self, name: str, content: bytes, refined: Loaded | None = None) -> Loaded:
+        """Returns the variables of a segment's unit, in the memory of JAX's device.
+
+        They are float32 whatever was sent; beside them stay the integers that a refinement adds to.
 
         Raises:
           BundleError: as `load_segment`.
         """
-        return jax.device_put(load_segment(self._manifest, name, content))
+        loaded = load_segment(self._manifest, name, content, refined)
+        return dataclasses.replace(loaded, variables=jax.device_put(loaded.variables))
 
     def compile(
         self, configuration: Configuration, segments: Sequence[Any], batch_size: int
     ) -> Callable[[Any], np.ndarray]:
         """Returns the compiled program of a configuration, its variables bound to it.
 
+        A program is that of a skip mask: the same blocks in more bits need no other one.
+
         Raises:
           ModelError: the segments are not of the network that the manifest describes, or it does
             not take such inputs.
         """
         variables = _merged(segments)
+        program = self._program(configuration.skip_mask, variables, batch_size)
+        return lambda batch: np.asarray(program(variables, batch))
+
+    def _program(
+        self, skip_mask: SkipMask, variables: dict[str, Any], batch_size: int
+    ) -> Callable[..., Any]:
+        leaves, tree = jax.tree.flatten(variables)
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        key = skip_mask, batch_size, tree, shapes
+        if key in self._programs:
+            return self._programs[key]
         examples = jax.tree.map(
             lambda spec: jax.ShapeDtypeStruct((batch_size, *spec.shape), spec.dtype),
             self.task.inputs,
             is_leaf=lambda node: isinstance(node, Spec),
         )
-        forward = functools.partial(self._model.apply, skip_mask=configuration.skip_mask)
+        forward = functools.partial(self._model.apply, skip_mask=skip_mask)
         try:
             prepared = jax.eval_shape(self.task.prepare, examples)
             lowered = jax.jit(forward).lower(variables, prepared)
@@ -63,8 +82,8 @@ class Network:
                 f"its segments do not make the network that the manifest describes: {error}. Write "
                 "the bundle again"
             ) from error
-        compiled = lowered.compile()
-        return lambda batch: np.asarray(compiled(variables, batch))
+        self._programs[key] = lowered.compile()
+        return self._programs[key]
 
 
 def error_rate(
@@ -97,17 +116,18 @@ def error_rate(
         batch = network.task.prepare(part(inputs, start, start + batch_size))
         size = count(batch)
         if size not in compiled:
-            compiled[size] = network.compile(manifest.ladder[-1], [variables], size)
+            loaded = [Loaded(dict(variables), None)]
+            compiled[size] = network.compile(manifest.ladder[-1], loaded, size)
         outputs.append(compiled[size](batch))
     if not outputs:
         raise ValueError(f"no {network.task.input_name} are given, so no answer can be judged")
     return share_wrong(network.task, np.concatenate(outputs), targets)
 
 
-def _merged(segments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _merged(segments: Sequence[Loaded]) -> dict[str, Any]:
     """The variables of several segments as one tree: {collection: {unit: tree}}."""
     variables: dict[str, Any] = {}
     for segment in segments:
-        for collection, units in segment.items():
+        for collection, units in segment.variables.items():
             variables.setdefault(collection, {}).update(units)
     return variables

@@ -1,4 +1,4 @@
-"""Predictions from the moment the base is in, at the deepest configuration held.
+"""Predictions from the moment the base is in, by the best configuration held.
 
 A configuration that has just become complete is loaded and compiled in a background thread, and
 then replaces the one in use by a single assignment: a prediction never waits for it, and each
@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 class Runtime:
-    """Runs the model of a device at the deepest configuration that is complete.
+    """Runs the model of a device by the best configuration that is complete.
 
     Args:
       device: connected. Its step downs are followed at once.
@@ -72,6 +72,8 @@ class Runtime:
         self._segments: dict[str, Any] = {}
         self._compiled: dict[tuple[str, int], Callable[[Any], np.ndarray]] = {}
         self._failed: set[str] = set()
+        ladder, ranking = self.manifest.ladder, self.manifest.sets.ranking
+        self._ranks = {ladder[i].name: rank for rank, i in enumerate(ranking)}
         self._current: Configuration | None = None
         self._swapping = threading.Condition(threading.RLock())
         self._wake = threading.Event()
@@ -97,13 +99,14 @@ class Runtime:
           DeliveryError: no configuration is ready yet; `wait` for one.
           ValueError: the inputs are not of the model's task; says what is wanted.
         """
-        configuration = self._current
-        if configuration is None:
+        if self._current is None:
             hint = f"; {self.problems[-1]}" if self.problems else "; call wait() first"
             raise DeliveryError(f"no configuration is complete and compiled yet{hint}")
         self.task.check(inputs)
         batch_size = count(inputs)
-        compiled = self._compiled.get((configuration.name, batch_size))
+        with self._swapping:  # for as long as it takes to look: one may be forgotten otherwise
+            configuration = self._current
+            compiled = self._compiled.get((configuration.name, batch_size))
         if compiled is None:
             self._batch_sizes |= {batch_size}
             self._wake.set()
@@ -166,17 +169,18 @@ class Runtime:
         runnable = [c for c in holding.runnable() if c.name not in self._failed]
         if not runnable:
             return None
-        # The smallest first, which is quickest to trace and compile; then straight to the deepest.
-        due = runnable[0] if self._current else runnable[-1]
+        # The smallest first, which is quickest to trace and compile; then straight to the best.
+        smallest = min(runnable, key=self.manifest.ladder.index)
+        due, current = (runnable[0] if self._current else smallest), self._current
         if self._is_compiled(due):
             return None
-        current = self._current
-        if current and holding.allows(current) and self._deeper(current, due):
+        if current and holding.allows(current) and self._rank(current) < self._rank(due):
             return None
         return due
 
-    def _deeper(self, one: Configuration, other: Configuration) -> bool:
-        return len(one.segments) > len(other.segments)
+    def _rank(self, configuration: Configuration) -> int:
+        """0 is the best."""
+        return self._ranks[configuration.name]
 
     def _is_compiled(self, configuration: Configuration) -> bool:
         return all((configuration.name, size) in self._compiled for size in self._batch_sizes)
@@ -186,12 +190,12 @@ class Runtime:
     ) -> Callable[[Any], np.ndarray]:
         key = configuration.name, batch_size
         if key not in self._compiled:
-            segments = [self._segment(name) for name in configuration.segments]
+            segments = [self._segment(name) for name in self.manifest.finest(configuration)]
             self._compiled[key] = self._model.compile(configuration, segments, batch_size)
         return self._compiled[key]
 
     def _swap(self) -> None:
-        """Puts the deepest configuration in use that is compiled and allowed."""
+        """Puts the best configuration in use that is compiled and allowed."""
         holding = self.device.holding
         if holding.manifest is not self.manifest:
             return
@@ -201,19 +205,36 @@ class Runtime:
                 for configuration in self.manifest.ladder
                 if self._is_compiled(configuration) and holding.allows(configuration)
             ]
-            if not ready or ready[-1] == self._current:
+            best = min(ready, key=self._rank, default=None)
+            if best is None or best == self._current:
                 return
-            self._current = ready[-1]
+            self._current = best
+            self._forget_coarser(best)
             self._swapping.notify_all()
         if self._on_swap:
-            self._on_swap(self, ready[-1])
+            self._on_swap(self, best)
+
+    def _forget_coarser(self, best: Configuration) -> None:
+        """Frees what has fewer bits of the same blocks: no step down would lead back to it."""
+        manifest, needed = self.manifest, set(best.segments)
+        for name, size in list(self._compiled):
+            other = manifest.configurations[name]
+            if other.skip_mask == best.skip_mask and set(other.segments) < needed:
+                del self._compiled[name, size]
+        known = {name for name, _ in list(self._compiled)}
+        used = {each for n in known for each in manifest.finest(manifest.configurations[n])}
+        for name in needed - used:
+            self._segments.pop(name, None)
 
     def _segment(self, name: str) -> Any:
-        """A segment in the model's own form; each is loaded once."""
-        if name not in self._segments:
-            content = self.device.cache.read(self.manifest.by_name[name].sha256)
-            self._segments[name] = self._model.load(name, content)
-        return self._segments[name]
+        """A segment in the model's own form; each is loaded once, as long as it is of use."""
+        loaded = self._segments.get(name)
+        if loaded is None:
+            segment = self.manifest.by_name[name]
+            refined = self._segment(segment.refines) if segment.refines else None
+            content = self.device.cache.read(segment.sha256)
+            loaded = self._segments[name] = self._model.load(name, content, refined)
+        return loaded
 
     def _forget_damaged(self, configuration: Configuration) -> None:
         for name in configuration.segments:

@@ -101,14 +101,15 @@ class Trees:
         self._columns = 1 if self._family == "boosting" and classes == 2 else classes
         self._base = manifest.segments[0].name
 
-    def load(self, name: str, content: bytes) -> Group:
-        """Returns a segment's trees.
+    def load(self, name: str, content: bytes, refined: Any = None) -> Group:
+        """Returns a segment's trees; there is nothing that would refine others.
 
         Raises:
           ModelError: the bytes are no safetensors, or the arrays no trees of this model: an array
             of another shape or type, an index out of bounds, a node with no parent or with two, a
             child before its parent, a value that is not finite.
         """
+        del refined
         try:
             return self._group(name, content)
         except ModelError as error:

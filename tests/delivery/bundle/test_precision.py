@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from accordion_jax.delivery.bundle.encodings.segment import encode_chain, encodings_for
-from accordion_jax.delivery.bundle.precision import at_bits
+from accordion_jax.delivery.bundle.encodings.segment import read
+from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.errors import BundleError
 from tests.delivery.resnets import make_resnet
 
@@ -20,64 +20,59 @@ def kernel(variables, unit=BLOCK):
     return variables["params"][unit]["conv1"]["kernel"]
 
 
-def test_variables_go_through_the_bytes_that_are_counted(variables):
+@pytest.fixture(scope="module")
+def blocks(variables):
+    return tuple(unit for unit in variables["params"] if unit not in BASE)
+
+
+def test_variables_go_through_the_bytes_that_are_counted(variables, blocks):
     kept = jax.tree.map(np.copy, variables)
-    units = [*BASE, *(unit for unit in variables["params"] if unit not in BASE)]
-    found, sizes = at_bits(variables, dict.fromkeys(units, 8) | {BLOCK: 4}, base_names=BASE)
+    chains = Chains(variables, base_names=BASE, block_names=blocks, bits=[4])
     jax.tree.map(np.testing.assert_array_equal, variables, kept)
+    found = chains.variables({})
     assert jax.tree.structure(found) == jax.tree.structure(variables)
-    assert sizes.keys() == {"base", *units[2:]}
-    for unit, bits in ((BLOCK, 4), ("stage3_block01", 8)):
-        off = np.median(np.abs(kernel(found, unit) - kernel(variables, unit)))
-        assert 0.1 < off * 2**bits < 0.5
-        assert len(np.unique(kernel(found, unit)[..., 0])) <= 2**bits - 1
-    arrays = {
-        f"{BLOCK}/{collection[0]}/{layer}/{name}": array
-        for layer in ("conv1", "conv2", "norm1", "norm2")
-        for collection in (("params",), ("batch_stats",))
-        for name, array in variables[collection[0]][BLOCK].get(layer, {}).items()
-    }
-    (alone,) = encode_chain(arrays, [encodings_for(arrays, 4)])
-    assert abs(sizes[BLOCK][0] - len(alone)) <= 3  # the order of the arrays is another
+    assert chains.names == ("base", *blocks)
+    off = np.median(np.abs(kernel(found) - kernel(variables)))
+    assert 0.1 < off * 2**4 < 0.5
+    assert len(np.unique(kernel(found)[..., 0])) <= 2**4 - 1
+    piece = chains.piece(BLOCK, 0)
+    assert (piece.unit, piece.bits, chains.segment(BLOCK, 0)) == (BLOCK, 4, BLOCK)
+    assert chains.size_bytes(BLOCK, 0) == len(piece.content)
+    decoded = read(piece.content, piece.layout).arrays()
+    np.testing.assert_array_equal(decoded["conv1/kernel"], kernel(found))
     mean = variables["batch_stats"][BLOCK]["norm1"]["mean"]
     after = found["batch_stats"][BLOCK]["norm1"]["mean"]
     np.testing.assert_array_equal(after, mean.astype(np.float16).astype(np.float32))
 
 
-def test_a_unit_that_is_not_asked_for_keeps_its_values(variables):
-    found, sizes = at_bits(variables, {BLOCK: 2}, base_names=BASE)
-    assert sizes.keys() == {BLOCK}
-    rest = jax.tree.map(np.array_equal, found, variables)
-    changed = rest["params"].pop(BLOCK)
-    rest["batch_stats"].pop(BLOCK)
-    assert not changed["conv1"]["kernel"]
-    assert all(jax.tree.leaves(rest))
-
-
-def test_steps_of_a_segment_can_be_received_one_by_one(variables):
-    bits = {"stem": (8, 8), "head": (8, 8), BLOCK: (2, 4, 8)}
-    found = {}
-    for received in (1, 2, 3):
-        found[received], sizes = at_bits(
-            variables, bits, base_names=BASE, received={BLOCK: received}
+def test_each_segment_has_steps_of_its_own(variables, blocks):
+    chains = Chains(variables, base_names=BASE, block_names=blocks, bits=[2, 4, 8])
+    other = "stage3_block01"
+    found = [chains.variables({BLOCK: step, other: 1}) for step in range(3)]
+    for each in found:
+        np.testing.assert_array_equal(kernel(each, other), kernel(found[0], other))
+        np.testing.assert_array_equal(
+            each["params"]["head"]["kernel"], found[0]["params"]["head"]["kernel"]
         )
-        assert len(sizes[BLOCK]) == 3
-    whole, whole_sizes = at_bits(variables, bits, base_names=BASE)
-    alone, _ = at_bits(variables, {BLOCK: 8}, base_names=BASE)
-    assert whole_sizes == sizes
-    np.testing.assert_array_equal(kernel(found[3]), kernel(whole))
-    np.testing.assert_array_equal(kernel(whole), kernel(alone))
-    errors = [np.mean((kernel(each) - kernel(variables)) ** 2) for each in found.values()]
+    errors = [np.mean((kernel(each) - kernel(variables)) ** 2) for each in found]
     assert errors[0] > 4 * errors[1] > 16 * errors[2]
-    assert len(np.unique(kernel(found[1])[..., 0])) <= 4
+    assert len(np.unique(kernel(found[0])[..., 0])) <= 3
+    # The last step is what its bits give by themselves.
+    alone = Chains(variables, base_names=BASE, block_names=blocks, bits=[8])
+    np.testing.assert_array_equal(kernel(alone.variables({})), kernel(found[2]))
+    assert [chains.segment(BLOCK, step) for step in range(3)] == [
+        *(BLOCK, f"{BLOCK}.4", f"{BLOCK}.8")
+    ]
 
 
-def test_what_makes_no_sense_is_refused(variables):
+def test_what_makes_no_sense_is_refused(variables, blocks):
+    def make(bits, block_names=blocks):
+        return Chains(variables, base_names=BASE, block_names=block_names, bits=bits)
+
     with pytest.raises(BundleError, match="no 9 bits"):
-        at_bits(variables, {BLOCK: 9}, base_names=BASE)
-    with pytest.raises(ValueError, match=r"'base' has units of .*'stem': 2.* wanted one or more"):
-        at_bits(variables, {"stem": (4, 8), "head": 8}, base_names=BASE)
-    with pytest.raises(ValueError, match="wanted one or more"):
-        at_bits(variables, {BLOCK: ()}, base_names=BASE)
+        make([9])
+    for bits in ([], [8, 4], [4, 4]):
+        with pytest.raises(ValueError, match=r"wanted one number or several that grow"):
+            make(bits)
     with pytest.raises(ValueError, match="no parameters of 'stage9'"):
-        at_bits(variables, {"stage9": 4}, base_names=BASE)
+        make([4], ("stage9",))

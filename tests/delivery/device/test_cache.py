@@ -44,7 +44,7 @@ def test_a_segment_is_visible_only_when_it_is_whole_and_checked(cache):
         assert (download.received_bytes, download.missing_bytes) == (400, 600)
         download.write(content[400:])
         download.finish()
-    assert names(cache) == [f"{sha256}.safetensors"]
+    assert names(cache) == [f"{sha256}.bin"]
     assert cache.verify(sha256)
     assert cache.read(sha256) == content
     assert cache.received_bytes(sha256) == 1000

@@ -161,7 +161,7 @@ def test_max_macs_bounds_what_is_fetched_and_what_is_used(toy_bundle, make_virtu
     outcome = device.fetch(max_macs=macs[1])
     assert (outcome.configuration, outcome.transferred_bytes) == ("toy-1", 0)
     # It stays so, whatever is fetched, until it is taken back.
-    assert (device.fetch().configuration, device.holding.deepest.name) == ("toy-1", "toy-5")
+    assert (device.fetch().configuration, device.holding.complete[0].name) == ("toy-1", "toy-5")
     device.step_up()
     assert in_use(device) == "toy-5"
 
@@ -279,7 +279,7 @@ class FromFiles(InProcess):
         class Stream(httpx.SyncByteStream):
             def __iter__(self):
                 for sha256 in digests:
-                    with (folder / f"{sha256}.safetensors").open("rb") as file:
+                    with (folder / f"{sha256}.bin").open("rb") as file:
                         yield from iter(lambda: file.read(4096), b"")
 
         digests, folder = target.partition("=")[2].split(","), self.served.bundle / "segments"

@@ -182,7 +182,7 @@ def test_swapped_segments_are_rejected(toy_bundle, make_device):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "has format_version=99; this version of accordion_jax reads 1"),
+        ({"format_version": 99}, "has format_version=99; this version of accordion_jax reads 2"),
         ({"format": "zip"}, "has format='zip'"),
         ({"follows": "0" * 64}, "but its content has the digest"),
     ],

@@ -69,7 +69,8 @@ def with_digest(name, value):
         if is_of_segments(request) or not right.body.startswith(b"{"):
             return right
         document = json.loads(right.body)
-        document["segments"][0][name] = value
+        column = document["segments"][name]
+        document["segments"][name] = value + column[len(value) :]
         document["model_id"] = digest(
             canonical_json({k: v for k, v in document.items() if k != "model_id"})
         )
@@ -84,9 +85,9 @@ def with_digest(name, value):
         missing,
         damaged,
         unanswered,
-        with_digest("sha256", "0" * 64),
-        with_digest("sha256", "0" * 64 + "\n"),
-        with_digest("size_bytes", 10**15),
+        with_digest("sha256", "0" * 40),
+        with_digest("sha256", "0" * 40 + "\n"),
+        with_digest("size_bytes", [10**15]),
     ],
     ids=["missing", "damaged", "unanswered", "another digest", "line feed", "10^15 bytes"],
 )

@@ -25,7 +25,7 @@ def test_it_shows_bytes_depth_and_error(toy_bundle, make_virtual, out):
     progress.close()
     shown = out.getvalue()
     full = device.manifest.table.full
-    assert f"in use toy-5, depth 5, expected error {full.top1_error:.4f}" in shown
+    assert f"in use toy-5, depth 5, 32 bits, expected error {full.top1_error:.4f}" in shown
     assert shown.count("problem: segment") == 1
     if out.isatty():
         assert "100%" in shown
@@ -36,5 +36,5 @@ def test_it_shows_bytes_depth_and_error(toy_bundle, make_virtual, out):
         assert len(shown.splitlines()) == 6 + 1
         assert "bytes  in use toy-0, depth 0" in shown
     told = summary(device)
-    assert "in use       toy-5: 5 of 5 blocks, 100 % of the bytes" in told
+    assert "in use       toy-5: 5 of 5 blocks, 32 bits, 100 % of the bytes" in told
     assert "0 bytes of the full model are missing" in told

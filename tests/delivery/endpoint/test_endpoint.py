@@ -227,7 +227,7 @@ def test_a_cut_stream_goes_on_byte_for_byte(served):
         "/v1/models/{id}/segments/..%2Fmanifest.json",
         "/v1/models/{id}/segments/%2e%2e%2f%2e%2e%2f%2e%2e%2fetc%2fpasswd",
         "/v1/models/..%2F..%2Fetc/segments/{sha}",
-        "/v1/models/{id}/segments/{sha}.safetensors",
+        "/v1/models/{id}/segments/{sha}.bin",
         "/v1/models/{id}/segments/{sha}%00",
         "/v1/models/{id}/segments/{sha}/",
         "/v1/models/{id}/segments/{SHA}",

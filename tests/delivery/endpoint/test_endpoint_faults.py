@@ -76,12 +76,12 @@ def test_health_names_what_is_skipped(damageable):
         "skipped": {},
         "broken": {},
     }
-    (other / "manifest.json").write_bytes(b'{"format": "accordion-bundle", "format_version": 2}')
+    (other / "manifest.json").write_bytes(b'{"format": "accordion-bundle", "format_version": 1}')
     fresh = BundleStore(str(bundle.parent), refresh_s=0)
     with serving(make_app(fresh)) as second:
         health = json.loads(request(second, "/healthz")[1])
     assert (health["status"], health["models"]) == ("degraded", 1)
-    assert "format_version=2" in health["skipped"][other.name]
+    assert "format_version=1" in health["skipped"][other.name]
     assert str(bundle.parent) not in health["skipped"][other.name]
 
 

@@ -124,7 +124,7 @@ def test_first_requests_are_passed_on_and_a_bundle_is_there_as_files(both):
         ("front", "application/octet-stream", "max-age=5"),
         ("release.json", "application/json", "max-age=5"),
         ("manifest.json", "application/json", "immutable"),
-        (f"segments/{manifest.segments[0].sha256}.safetensors", "application/octet-stream", "imm"),
+        (f"segments/{manifest.segments[0].sha256}.bin", "application/octet-stream", "imm"),
     ):
         response, data = request(front, f"/{manifest.model_id}/{name}")
         assert data == (bundle / name).read_bytes()

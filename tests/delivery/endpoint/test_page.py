@@ -1,16 +1,22 @@
 """The endpoint's page in a real browser."""
 
+import json
+import pathlib
 import shutil
+import subprocess
 
 import pytest
 
+from accordion_jax.delivery import endpoint as page
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.endpoint.application import make_app
 from accordion_jax.delivery.endpoint.store import BundleStore
 from accordion_jax.delivery.planner import Requirements, plan
 from tests.delivery.checks import wait_until
+from tests.delivery.forests import write_forest
 from tests.delivery.live import request, serving
+from tests.delivery.resnets import write_chained
 from tests.delivery.toys import make_parts
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -23,6 +29,49 @@ FLAGS = (
 needs_browser = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="Chromium or its chromedriver is not installed"
 )
+
+
+NODE = shutil.which("node")
+# The page's script without its start, in a browser that has no elements; what it makes of a file.
+PROBE = """
+const fs = require("fs");
+globalThis.document = { getElementById: () => ({}) };
+const script = fs.readFileSync(process.argv[1], "utf8").replace("start().catch(fail);", "");
+const { readRungs, blocksOf } = new Function(script + "; return { readRungs, blocksOf };")();
+const rungs = readRungs(JSON.parse(fs.readFileSync(process.argv[2])));
+console.log(JSON.stringify(rungs.map((rung) => ({ ...rung, shown: blocksOf(rung) }))));
+"""
+
+
+@pytest.mark.skipif(not NODE, reason="Node.js is not installed")
+@pytest.mark.parametrize("kind", ["toy", "twins", "bits", "trees"])
+def test_reads_a_manifest_as_the_planner_does(tmp_path, kind):
+    if kind == "bits":
+        bundle = write_chained(tmp_path)[0]
+    elif kind == "trees":
+        bundle = write_forest(tmp_path, trees=4, group=1, classes=3)[0]
+    else:
+        parts = make_parts()
+        if kind == "twins":
+            parts["segments"]["block02"] = parts["segments"]["block01"]
+        bundle = write_bundle(tmp_path, **parts)
+    manifest = read_manifest(bundle)
+    script = pathlib.Path(page.__file__).with_name("page") / "page.js"
+    found = subprocess.run(
+        [NODE, "-e", PROBE, script, bundle / "manifest.json"], capture_output=True, check=True
+    )
+    rungs = json.loads(found.stdout)
+    assert len(rungs) == len(manifest.ladder)
+    for rung, row, each in zip(rungs, manifest.table.rows, manifest.ladder, strict=True):
+        bits = manifest.bits(each)
+        assert (rung["name"], rung["bytes"], rung["macs"]) == (each.name, row.size_bytes, row.macs)
+        assert (rung["blocks"], rung["ofBlocks"]) == (row.depth, len(each.skip_mask))
+        assert rung["bits"] == (None if bits is None else list(bits))
+        assert rung["error"] == pytest.approx(row.top1_error)
+        assert (rung["low"], rung["high"]) == pytest.approx((row.error_low, row.error_high))
+    if kind == "bits":
+        assert rungs[-1]["shown"] == "3 of 3 blocks, 8 bits a weight"
+        assert {rung["shown"] for rung in rungs} >= {"3 of 3 blocks, 4 to 8 bits a weight"}
 
 
 @pytest.fixture
@@ -92,6 +141,20 @@ def test_shows_what_the_planner_sends(browser, tmp_path):
         fill(browser, "deadline", 1)
         wait_until(lambda: text(browser, "configuration") == "nothing")
         assert "deadline_s=0.001 is too low" in text(browser, "unmet")
+
+        # What else may bind.
+        fill(browser, "deadline", 2000)
+        for name, value, reason in (
+            ("operations", 0.0001, "max_macs=100 is too low"),
+            ("memory", 0.1, "max_memory_bytes=100 is too low"),
+        ):
+            browser.find_element("id", f"use-{name}").click()
+            fill(browser, name, value)
+            wait_until(lambda reason=reason: reason in text(browser, "unmet"))
+            browser.find_element("id", f"use-{name}").click()
+            wait_until(lambda: text(browser, "configuration") == "toy-1")
+        fill(browser, "deadline", 1)
+        wait_until(lambda: text(browser, "configuration") == "nothing")
 
         # The slider moves the number, on its logarithmic scale.
         slider = browser.find_element("id", "deadline-slider")

@@ -1,13 +1,14 @@
 """What arrives over all starts of a trace, and the expected error that follows."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accordion_jax.delivery.links.charts import draw_expected_errors, draw_policies
+from accordion_jax.delivery.links.charts import draw_over_links, draw_policies
 from accordion_jax.delivery.links.expected import (
     arrivals,
     bootstrap_mean,
@@ -19,8 +20,10 @@ from accordion_jax.delivery.links.link import Link
 from accordion_jax.delivery.links.models import parse_model
 from accordion_jax.delivery.links.replay import Method, log_times, replay
 from accordion_jax.delivery.links.traces import Trace, constant, find_traces, read_trace
+from accordion_jax.depth.policy_file import Entry
 
 METHOD = Method("m", (1000, 20_000, 60_000), (0.6, 0.3, 0.2), round_trips=2)
+ERROR = partial(expected_errors, chance_error=0.9)
 
 
 def random_trace(seed, count=20):
@@ -117,7 +120,7 @@ def test_policies_are_compared_paired_by_link():
         {"a": [METHOD, METHOD], "b": [better]},
         links,
         [0.1, 1.0],
-        chance_error=0.9,
+        partial(expected_errors, chance_error=0.9, round_trip_s=0.01),
         round_trip_s=0.01,
         reference="a",
     )
@@ -130,13 +133,13 @@ def test_policies_are_compared_paired_by_link():
     # The links differ much, and the difference between the policies little: it is paired.
     assert b["difference"]["high"] < 0 < b["high"] - b["low"]
     assert b["difference"]["high"] - b["difference"]["low"] < 0.1 * (b["high"] - b["low"])
-    text = markdown(rows, "top-1 error", "a")
+    text = markdown(rows, "expected top-1 error", "a")
+    assert "| expected top-1 error at the deadline | seeds | 0.1 s | 1 s |" in text
     assert "| a | 2 | " in text
     assert "standard deviation over seeds" in text
     assert "Not even the smallest configuration of a arrives: " in text
-    assert compare({"a": [METHOD]}, links, [0.1], chance_error=0.9) == compare(
-        {"a": [METHOD]}, links, [0.1], chance_error=0.9
-    )
+    again = [compare({"a": [METHOD]}, links, [0.1], ERROR) for _ in range(2)]
+    assert again[0] == again[1]
 
 
 def test_as_many_seeds_are_paired_one_by_one():
@@ -147,25 +150,56 @@ def test_as_many_seeds_are_paired_one_by_one():
         return Method("m", METHOD.sizes_bytes, errors, round_trips=2)
 
     better = {"a": [method(0.0), method(0.1)], "b": [method(-0.02), method(0.08)]}
-    facts = {"chance_error": 2.0, "round_trip_s": 0.01, "reference": "a"}
-    _, row = compare(better, links, [1.0], **facts)
+    measure = partial(expected_errors, chance_error=2.0, round_trip_s=0.01)
+    _, row = compare(better, links, [1.0], measure, reference="a")
     # The seeds of each policy differ by far more than the policies do.
     assert row["deviation"] > 0.01
     assert row["difference"]["deviation"] == pytest.approx(0, abs=1e-9)
     assert row["difference"]["by_seed"] == pytest.approx([row["difference"]["value"]] * 2)
     fewer = {"a": better["a"], "b": better["b"][:1]}
-    assert compare(fewer, links, [1.0], **facts)[1]["difference"]["deviation"] is None
+    assert (
+        compare(fewer, links, [1.0], measure, reference="a")[1]["difference"]["deviation"] is None
+    )
+
+
+def test_the_best_is_chosen_on_other_links_and_tested_on_these():
+    # The small model is the better one where links are slow, the large one where they are fast.
+    small = Method("small", (1000, 50_000), (0.4, 0.35))
+    large = Method("large", (1000, 50_000), (0.6, 0.2))
+    slow, fast = (Link(constant(rate_bps=rate)) for rate in (1e6, 8e6))
+    groups = {"small": [small], "large": [large, large]}
+    for choose_on, test_on, chosen, error in (
+        ([slow], [fast], "small", 0.35),
+        ([fast], [slow], "large", 0.6),
+        ([fast, fast, slow], [fast, fast], "large", 0.2),
+    ):
+        rows = compare(groups, test_on, [0.1], ERROR, reference="small", choose_on=choose_on)
+        best = rows[-1]
+        assert [row["chosen"] for row in rows] == [None, None, chosen]
+        assert best["label"] == f"best over {len(choose_on)} other links"
+        assert best["value"] == pytest.approx(error)
+        assert best["seeds"] == len(groups[chosen])
+        (alike,) = (row for row in rows[:-1] if row["label"] == chosen)
+        assert {**alike, "label": 0, "chosen": 0, "difference": 0} == {
+            **best,
+            "label": 0,
+            "chosen": 0,
+            "difference": 0,
+        }
+        assert best["difference"]["value"] == pytest.approx(error - rows[0]["value"])
+        assert f"{best['label']} | {best['seeds']} | {chosen}: " in markdown(rows, "e", "small")
 
 
 def test_pictures_are_the_same_each_time(tmp_path):
-    rows = compare({"a": [METHOD]}, [Link(random_trace(0))], [0.1, 1.0], chance_error=0.9)
+    rows = compare({"a": [METHOD]}, [Link(random_trace(0))], [0.1, 1.0], ERROR)
+    entries = [Entry("x", (1,), 1000, 0.3), Entry("y", (2,), 2000, 0.7)]
     for name in ("1.png", "2.png"):
-        draw_policies(tmp_path / name, ["x", "y"], {"p": (0.3, 0.7), "q": (0, 1)}, title="t")
+        draw_policies(tmp_path / name, entries, {"p": (0.3, 0.7), "q": (0, 1)}, title="t")
     assert (tmp_path / "1.png").read_bytes() == (tmp_path / "2.png").read_bytes()
-    draw_expected_errors(tmp_path / "3.png", rows, error_name="top-1 error", title="t")
+    draw_over_links(tmp_path / "3.png", rows, measured="expected error", title="t")
     both = {"a": [METHOD, METHOD], "b": [METHOD, METHOD]}
-    rows = compare(both, [Link(random_trace(0))], [0.1, 1.0], chance_error=0.9, reference="a")
-    draw_expected_errors(tmp_path / "4.png", rows, error_name="top-1 error", title="t")
+    rows = compare(both, [Link(random_trace(0))], [0.1, 1.0], ERROR, reference="a")
+    draw_over_links(tmp_path / "4.png", rows, measured="expected error", title="t")
     sizes = {(tmp_path / f"{name}.png").stat().st_size for name in (3, 4)}
     assert len(sizes) == 2
     assert min(sizes) > 5000

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from accordion_jax import tasks
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
-from accordion_jax.delivery.bundle.variables import load_segment, load_variables
+from accordion_jax.delivery.bundle.variables import Loaded, load_segment, load_variables
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import BundleError, ModelError
 from accordion_jax.delivery.runtimes import make, networks
@@ -145,8 +145,9 @@ def test_a_network_of_another_family_takes_a_task_of_another_kind(tmp_path, monk
     inputs = {"tokens": tokens, "shift": np.array([1, 0], np.int32)}
     expected = table[[[1, 2, 3, 4], [4, 5, 6, 7]]]
     variables = {"params": {"stem": {"embedding": table}}}
+    loaded = [Loaded(variables, None)]
     network = make(manifest)
-    outputs = network.compile(manifest.ladder[0], [variables], 2)(network.task.prepare(inputs))
+    outputs = network.compile(manifest.ladder[0], loaded, 2)(network.task.prepare(inputs))
     np.testing.assert_array_equal(outputs, expected)
     # Two of eight answers are wrong, both of the second example.
     answers = expected.argmax(-1)

@@ -3,14 +3,18 @@
 // The page asks the endpoint for plans, as a device does; it decides nothing itself.
 
 const $ = (id) => document.getElementById(id);
-const state = { manifest: null, budget: null, chosen: null, asked: 0 };
+const state = { manifest: null, rungs: [], budget: null, chosen: null, asked: 0 };
 
 // Sliders: position 0..1000 on a logarithmic scale, but the error, which is linear.
 const scales = {
   throughput: { from: 0.01, to: 1000, log: true },
   deadline: { from: 1, to: 100000, log: true },
   error: { from: 0, to: 100, log: false },
+  operations: { from: 0.01, to: 10000, log: true },
+  memory: { from: 1, to: 1000000, log: true },
 };
+// Those that can be left open.
+const optional = ["deadline", "error", "operations", "memory"];
 
 function fromSlider(name, position) {
   const { from, to, log } = scales[name];
@@ -56,18 +60,55 @@ function fail(error) {
   $("failure").hidden = false;
 }
 
-// Wire bytes of a configuration, segments of equal content once.
-function sizeOf(configuration) {
-  const names = new Set(configuration.segments);
-  const sizes = new Map(
-    state.manifest.segments.filter((s) => names.has(s.name)).map((s) => [s.sha256, s.size_bytes]),
-  );
-  return sum([...sizes.values()]);
+// The 95 % Wilson interval of a share.
+function interval(errors, examples) {
+  const z = 1.959963984540054;
+  const share = errors / examples;
+  const middle = (share + (z * z) / (2 * examples)) / (1 + (z * z) / examples);
+  const half =
+    (z / (1 + (z * z) / examples)) * Math.sqrt((share * (1 - share)) / examples + (z * z) / (4 * examples * examples));
+  return [errors === 0 ? 0 : middle - half, errors === examples ? 1 : middle + half];
 }
 
-function blocksOf(configuration) {
-  const kept = configuration.skip_mask.filter((skip) => !skip).length;
-  return `${kept} of ${configuration.skip_mask.length} blocks`;
+// The manifest's columns as one object a configuration.
+function readRungs({ ladder, depths, segments }) {
+  let macs = 0;
+  const macsOf = depths.macs.map((change) => (macs += change));
+  const digests = atob(segments.sha256); // 32 bytes each
+  const bytes = (needed) => {
+    // Segments of equal content count once.
+    const sizes = new Map(needed.map((i) => [digests.slice(32 * i, 32 * i + 32), segments.size_bytes[i]]));
+    return sum([...sizes.values()]);
+  };
+  return ladder.name.map((name, i) => {
+    const entry = ladder.segments[i];
+    const needed = typeof entry === "number" ? Array.from({ length: entry }, (_, index) => index) : entry;
+    const finest = new Map(needed.map((index) => [segments.unit[index], segments.bits[index]]));
+    const bits = [...finest.values()];
+    const mask = depths.skip_mask[ladder.depth[i]];
+    const [low, high] = interval(ladder.errors[i], ladder.examples[i]);
+    return {
+      name,
+      bytes: bytes(needed),
+      blocks: [...mask].filter((skip) => skip === "0").length,
+      ofBlocks: mask.length,
+      bits: bits.includes(null) ? null : [Math.min(...bits), Math.max(...bits)],
+      macs: macsOf[ladder.depth[i]],
+      error: ladder.errors[i] / ladder.examples[i],
+      low,
+      high,
+    };
+  });
+}
+
+function bitsOf({ bits }) {
+  if (bits === null) return "";
+  return bits[0] === bits[1] ? `${bits[0]}` : `${bits[0]} to ${bits[1]}`;
+}
+
+function blocksOf(rung) {
+  const bits = rung.bits === null ? "" : `, ${bitsOf(rung)} bits a weight`;
+  return `${rung.blocks} of ${rung.ofBlocks} blocks${bits}`;
 }
 
 // null if a number that is asked for is missing: then there is nothing to ask.
@@ -76,11 +117,13 @@ function readRequirements() {
   const requirements = { throughput_bps: read("throughput") * 1e6 };
   if ($("use-deadline").checked) requirements.deadline_s = read("deadline") / 1000;
   if ($("use-error").checked) requirements.max_error = read("error") / 100;
+  if ($("use-operations").checked) requirements.max_macs = Math.round(read("operations") * 1e6);
+  if ($("use-memory").checked) requirements.max_memory_bytes = Math.round(read("memory") * 1e3);
   return Object.values(requirements).every(Number.isFinite) ? requirements : null;
 }
 
 async function update() {
-  for (const name of ["deadline", "error"]) {
+  for (const name of optional) {
     $(name).closest(".control").classList.toggle("off", !$(`use-${name}`).checked);
     $(name).disabled = $(`${name}-slider`).disabled = !$(`use-${name}`).checked;
   }
@@ -104,18 +147,17 @@ async function update() {
 }
 
 function show(plan) {
-  const configuration = state.manifest.ladder.find((c) => c.name === plan.configuration);
-  const row = state.manifest.table.rows.find((r) => r.configuration === plan.configuration);
-  const full = sizeOf(state.manifest.ladder.at(-1));
+  const rung = state.rungs.find((each) => each.name === plan.configuration);
+  const full = state.rungs.at(-1).bytes;
   state.chosen = plan.configuration;
   $("configuration").textContent = plan.configuration ?? "nothing";
-  $("blocks").textContent = configuration ? blocksOf(configuration) : "";
+  $("blocks").textContent = rung ? blocksOf(rung) : "";
   $("bytes").textContent = `${formatBytes(plan.transfer_bytes)}, ${percent(plan.transfer_bytes / full)} of the model`;
   $("bytes").dataset.value = plan.transfer_bytes;
-  $("expected-error").textContent = row
-    ? `${percent(plan.expected_error)} (${percent(row.error_low)} to ${percent(row.error_high)})`
+  $("expected-error").textContent = rung
+    ? `${percent(plan.expected_error)} (${percent(rung.low)} to ${percent(rung.high)})`
     : "–";
-  $("seconds").textContent = configuration ? formatSeconds(plan.expected_seconds) : "–";
+  $("seconds").textContent = rung ? formatSeconds(plan.expected_seconds) : "–";
   $("unmet").hidden = plan.unmet.length === 0;
   $("unmet").replaceChildren(
     ...plan.reasons.map((reason) => {
@@ -156,13 +198,9 @@ function logTicks(least, most, count) {
 function drawChart() {
   const narrow = window.innerWidth < 600;
   const [width, height, left, right, top, bottom] = narrow ? [420, 300, 48, 14, 12, 46] : [900, 340, 56, 20, 12, 46];
-  const points = state.manifest.ladder.map((configuration, i) => ({
-    configuration,
-    row: state.manifest.table.rows[i],
-    bytes: sizeOf(configuration),
-  }));
+  const points = state.rungs;
   const [least, most] = [points[0].bytes / 1.15, points.at(-1).bytes * 1.15];
-  const worst = Math.min(1, Math.max(...points.map(({ row }) => row.error_high)) * 1.05);
+  const worst = Math.min(1, Math.max(...points.map(({ high }) => high)) * 1.05);
   // Logarithmic, as deadlines are: the first blocks are small, and gain most.
   const x = (bytes) => left + ((width - left - right) * Math.log(bytes / least)) / Math.log(most / least);
   const y = (error) => top + (height - top - bottom) * (1 - error / worst);
@@ -179,14 +217,18 @@ function drawChart() {
   if (state.budget !== null && least <= state.budget && state.budget <= most) {
     parts.push(svg("line", { class: "budget", x1: x(state.budget), x2: x(state.budget), y1: top, y2: height - bottom }));
   }
-  parts.push(svg("polyline", { class: "curve", points: points.map(({ bytes, row }) => `${x(bytes)},${y(row.top1_error)}`).join(" ") }));
-  for (const { configuration, row, bytes } of points) {
-    parts.push(svg("line", { class: "interval", x1: x(bytes), x2: x(bytes), y1: y(row.error_low), y2: y(row.error_high) }));
-    const point = svg("circle", { class: "point", cx: x(bytes), cy: y(row.top1_error), r: points.length > 30 ? 3 : 4 });
-    point.append(svg("title", {}, `${configuration.name}: ${blocksOf(configuration)}, ${formatBytes(bytes)}, error ${percent(row.top1_error)}`));
+  // What is best for its bytes: some are there for what they save of operations.
+  let best = Infinity;
+  const curve = points.filter(({ error }) => error < best && ((best = error), true));
+  parts.push(svg("polyline", { class: "curve", points: curve.map(({ bytes, error }) => `${x(bytes)},${y(error)}`).join(" ") }));
+  for (const rung of points) {
+    const { name, bytes, error, low, high } = rung;
+    parts.push(svg("line", { class: "interval", x1: x(bytes), x2: x(bytes), y1: y(low), y2: y(high) }));
+    const point = svg("circle", { class: "point", cx: x(bytes), cy: y(error), r: points.length > 30 ? 3 : 4 });
+    point.append(svg("title", {}, `${name}: ${blocksOf(rung)}, ${formatBytes(bytes)}, error ${percent(error)}`));
     parts.push(point);
-    if (configuration.name === state.chosen) {
-      parts.push(svg("circle", { class: "chosen", cx: x(bytes), cy: y(row.top1_error), r: 9 }));
+    if (name === state.chosen) {
+      parts.push(svg("circle", { class: "chosen", cx: x(bytes), cy: y(error), r: 9 }));
     }
   }
   $("chart").setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -194,21 +236,20 @@ function drawChart() {
 }
 
 function fillTable() {
-  const full = sizeOf(state.manifest.ladder.at(-1));
+  const full = state.rungs.at(-1).bytes;
   $("rows").replaceChildren(
-    ...state.manifest.ladder.map((configuration, i) => {
-      const row = state.manifest.table.rows[i];
-      const bytes = sizeOf(configuration);
+    ...state.rungs.map((rung) => {
       const line = document.createElement("tr");
-      line.dataset.name = configuration.name;
+      line.dataset.name = rung.name;
       const cells = [
-        configuration.name,
-        blocksOf(configuration).split(" ")[0],
-        bytes.toLocaleString("en"),
-        percent(bytes / full),
-        `${(row.macs / 1e6).toPrecision(3)} M`,
-        percent(row.top1_error),
-        `${percent(row.error_low)} to ${percent(row.error_high)}`,
+        rung.name,
+        `${rung.blocks}`,
+        bitsOf(rung) || "–",
+        rung.bytes.toLocaleString("en"),
+        percent(rung.bytes / full),
+        `${(rung.macs / 1e6).toPrecision(3)} M`,
+        percent(rung.error),
+        `${percent(rung.low)} to ${percent(rung.high)}`,
       ];
       line.append(
         ...cells.map((text) => {
@@ -224,6 +265,7 @@ function fillTable() {
 
 async function choose(modelId) {
   state.manifest = await fetchJson(`v1/models/${modelId}`);
+  state.rungs = readRungs(state.manifest);
   $("manifest").href = `v1/models/${modelId}`;
   $("main").hidden = false;
   fillTable();
@@ -243,7 +285,7 @@ async function start() {
       update();
     });
   }
-  for (const name of ["use-deadline", "use-error"]) $(name).addEventListener("change", update);
+  for (const name of optional.map((each) => `use-${each}`)) $(name).addEventListener("change", update);
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("model").addEventListener("change", () => choose($("model").value).catch(fail));
   window.addEventListener("resize", () => state.manifest && drawChart());

@@ -1,0 +1,24 @@
+"""A packed segment by what its manifest says of it. NumPy only."""
+
+from accordion_jax.delivery.bundle.encodings.segment import Encoded, read, refine
+from accordion_jax.delivery.bundle.parts import Segment
+from accordion_jax.delivery.errors import BundleError
+
+
+def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
+    """Returns the encoded tensors of a segment that has a layout.
+
+    Args:
+      segment: of the manifest.
+      content: of its file.
+      before: what it refines; None where it refines nothing.
+
+    Raises:
+      BundleError: as `read` and `refine`; or `before` is not here.
+    """
+    if segment.refines is None:
+        assert segment.layout is not None
+        return read(content, segment.layout)
+    if before is None:
+        raise BundleError(f"it refines {segment.refines!r}, which is not here")
+    return refine(before, content)

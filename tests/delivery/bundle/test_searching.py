@@ -1,0 +1,149 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accordion_jax.delivery.bundle import searching
+from accordion_jax.delivery.bundle.encoding import Measured
+from accordion_jax.delivery.bundle.ordering import rungs_of
+from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.delivery.bundle.searching import find_order, passes_of_search, path
+from tests.delivery.resnets import make_resnet
+
+BASE = ("stem", "head")
+
+
+@pytest.fixture(scope="module", params=[("coml", (4, 8)), ("blockcoml", (2, 4, 8)), ("coml", (6,))])
+def network(request):
+    """(chains, ladder, names of blocks)."""
+    scheme, bits = request.param
+    model, variables, ladder, _ = make_resnet(scheme, (1, 2, 1))
+    names = model.block_names
+    return Chains(variables, base_names=BASE, block_names=names, bits=bits), ladder, names
+
+
+def steps_in(chains, variables):
+    """At which step each segment of variables is."""
+    found = {}
+    for name in chains.names:
+        unit = "stem" if name == "base" else name
+        kernel = "conv" if name == "base" else "conv1"
+        for step in range(len(chains.bits)):
+            wanted = chains.variables({name: step})["params"][unit][kernel]["kernel"]
+            if np.array_equal(variables["params"][unit][kernel]["kernel"], wanted):
+                found[name] = step
+    return found
+
+
+def measure_of(network, seen, weight):
+    """Errors and losses that are a sum over what is there; `seen` counts the passes."""
+    chains, _, names = network
+
+    def measure(variables, skip_masks):
+        seen.append(variables)
+        steps = steps_in(chains, variables)
+        found = []
+        for mask in skip_masks:
+            kept = ["base", *(name for name, skip in zip(names, mask, strict=True) if not skip)]
+            saved = sum(weight(name, step) for name in kept for step in range(steps[name] + 1))
+            found.append(Measured(10_000, 10_000 - saved, 10 - saved / 1000))
+        return found
+
+    return measure
+
+
+def test_every_step_of_every_segment_comes_once_and_after_the_one_before(network):
+    chains, ladder, names = network
+    seen, rng = [], np.random.default_rng(0)
+    weights = {(n, s): int(rng.integers(1, 300)) for n in chains.names for s in range(3)}
+    passes = []
+    order = find_order(
+        chains,
+        ladder,
+        names,
+        measure_of(network, seen, lambda *item: weights[item]),
+        lambda: passes.append(1),
+    )
+    assert len(order) == len(set(order)) == len(chains.names) * len(chains.bits)
+    for name in chains.names:
+        assert [step for each, step in order if each == name] == list(range(len(chains.bits)))
+    blocks = [name for name, step in order if step == 0]
+    assert blocks == ["base", *(names[block] for block in ladder.sending_order)]
+    assert len(passes) == len(seen) == passes_of_search(chains)
+    # All of the way is a path of models that run, but for halves of a group of blocks.
+    rungs = rungs_of(order, ladder, names)
+    assert [rung.configuration for rung in rungs][-1] is ladder.full
+    assert {rung.configuration for rung in rungs} == set(ladder)
+
+
+def test_what_saves_more_errors_a_byte_comes_first():
+    model, variables, ladder, _ = make_resnet("coml", (1, 2, 1))
+    names = model.block_names
+    chains = Chains(variables, base_names=BASE, block_names=names, bits=(4, 8))
+
+    def order_of(worth):
+        """The order where each of these saves so many errors a byte, and all else one."""
+
+        def weight(name, step):
+            return round(worth.get((name, step), 1) * chains.size_bytes(name, step) / 100)
+
+        network = chains, ladder, names
+        return find_order(chains, ladder, names, measure_of(network, [], weight))
+
+    third = names[2]
+    order = order_of({(third, 1): 3, (names[1], 0): 2, (names[2], 0): 2})
+    # It comes as soon as its block is there, which the blocks before it lead to.
+    assert order[order.index((third, 1)) - 1] == (third, 0)
+    worthless = order_of({(third, 1): 0})
+    assert worthless[-1] == (third, 1)
+    # Blocks that save nothing wait for all bits of those that do.
+    shallow = order_of({(name, step): 0 for name in names[1:] for step in (0, 1)})
+    assert set(shallow[:4]) == {(name, step) for name in ("base", names[0]) for step in (0, 1)}
+
+
+grids = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
+    lambda shape: st.tuples(
+        st.lists(
+            st.integers(0, 100), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]
+        ).map(lambda values: np.array(values).reshape(shape)),
+        st.lists(st.integers(1, 50), min_size=sum(shape), max_size=sum(shape)),
+    )
+)
+
+
+@given(grids)
+def test_a_path_is_the_lower_hull_of_what_can_be_reached(grid):
+    errors, more = grid
+    depths, columns = errors.shape
+    # Bytes of blocks, and of refinements of them.
+    sizes = np.cumsum(more[:depths])[:, None] + np.cumsum(more[depths:])[None, :]
+    found = path(errors, sizes)
+    assert found[0] == (0, 0)
+    assert found[-1] == (depths - 1, columns - 1)
+    for (depth, column), (deeper, finer) in itertools.pairwise(found):
+        assert (deeper, finer) != (depth, column)
+        assert deeper >= depth
+        assert finer >= column
+    slopes = [
+        (errors[one] - errors[other]) / (sizes[other] - sizes[one])
+        for one, other in itertools.pairwise(found)
+    ]
+    steps = list(zip(itertools.pairwise(found), slopes, strict=True))
+    for (one, other), slope in steps:
+        reachable = itertools.product(range(one[0], depths), range(one[1], columns))
+        best = max(
+            ((errors[one] - errors[s]) / (sizes[s] - sizes[one]) for s in reachable if s != one),
+            default=0,
+        )
+        assert slope == best or (best <= 0 and other == found[-1])
+
+
+def test_many_refinements_share_the_columns_of_the_grid(network, monkeypatch):
+    chains, ladder, names = network
+    monkeypatch.setattr(searching, "_COLUMNS", 2)
+    seen = []
+    order = find_order(chains, ladder, names, measure_of(network, seen, lambda *_: 10))
+    assert len(seen) == passes_of_search(chains)
+    assert len(order) == len(chains.names) * len(chains.bits)
