@@ -22,6 +22,7 @@ WAYS = flags.DEFINE_multi_enum(
 )
 RUN = flags.DEFINE_string("run", None, "Folder of a trained run.")
 OUT = flags.DEFINE_string("out", None, "Folder to write into.")
+ONLY = flags.DEFINE_list("only", ["*"], "Patterns of names: what fits one of them is done.")
 JSON = flags.DEFINE_string("json", "", "Also writes the results to this JSON file.")
 
 

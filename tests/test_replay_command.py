@@ -1,5 +1,8 @@
 """The replay command as a person runs it, where a model of its own is run."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 
@@ -14,7 +17,7 @@ def replay(tmp_path, run_command):
     def run(bundle, *flags, code=0):
         done = run_command(
             "accordion_jax.replay",
-            f"--bundle={bundle}",
+            *([f"--bundle={bundle}"] if bundle else []),
             f"--traces={tmp_path / 'link.csv'}",
             f"--out={tmp_path / 'out'}",
             "--starts=3",
@@ -46,3 +49,39 @@ def test_a_forest_has_no_weights_of_eight_bits(replay, tmp_path):
     said = replay(write_forest(tmp_path)[0]).stdout
     assert "Accordion" in said
     assert "8 bits" not in said
+
+
+def test_rivals_and_rungs_come_from_a_table_and_are_held_at_several_round_trips(replay, tmp_path):
+    table = tmp_path / "compositions.json"
+    rows = [
+        {"name": name, "rival": rival, "points": [{"bytes": size, "error": error}]}
+        for name, rival, size, error in [
+            ("ahead", True, 50_000, 0.1),
+            ("behind", True, 90_000, 0.4),
+            ("ours", False, 60_000, 0.2),
+        ]
+    ]
+    table.write_text(json.dumps({"rows": rows}))
+    trips = ["--round_trip_s=0.01", "--round_trip_s=0.1"]
+    said = replay(None, f"--rungs={table}=ours", f"--rivals={table}", "--slow_start", *trips).stdout
+    assert "behind 1 of 2" in said
+    assert "ahead (50.0 kB with 10.0 %, where Accordion has nothing within 1.05" in said
+    found = json.loads((tmp_path / "out" / "behind.json").read_text())
+    assert {each["rival"] for each in found["behind"]} == {"ahead"}
+    assert {each["round_trip_s"] for each in found["behind"]} == {0.01, 0.1}
+    assert found["slack"] == 1.05
+    with (tmp_path / "out" / "replay.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["method"] for line in lines} == {"Accordion", "ahead", "behind"}
+    assert {line["round_trip_s"] for line in lines} == {"0.01", "0.1"}
+    assert (tmp_path / "out" / "replay.png").stat().st_size > 10_000
+
+
+@pytest.mark.tries("give --bundle=FOLDER, or --rungs=FILE in its place")
+def test_a_bundle_or_rungs_are_needed(replay, tmp_path):
+    assert "--rungs=FILE in its place" in replay(None, code=1).stderr
+    path = tmp_path / "rungs.json"
+    path.write_text(json.dumps({"rungs": [{"bytes": 100, "error": 0.5}]}))
+    said = replay(None, f"--rungs={path}").stdout
+    assert "Accordion" in said
+    assert "against every rival" not in said

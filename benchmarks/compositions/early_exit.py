@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_CANDIDATES = 24  # thresholds a read-out that are tried
 _PRICES = np.concatenate([[0.0], np.geomspace(1e-3, 3.0, 24)])
 
 
@@ -74,35 +73,25 @@ def calibrate(answers: Answers, macs: Sequence[int], head_macs: int) -> list[Exi
     """Returns thresholds from cheap to good, each the best found at some price of operations.
 
     For each price, the sum of error and price * cost is made small one threshold at a time, until
-    none improves it: from the thresholds of the price before, and from those of no exit at all.
+    none improves it: from the thresholds of the price before, and from those of no exit at all. The
+    best threshold of a read-out, with the others as they are, is found exactly: with the examples
+    in the order of their confidence, all that may leave are a first part of them.
 
     Args:
       answers: of held-out examples.
       macs: as `measure`.
       head_macs: as `measure`.
     """
-    exits = len(macs)
-    quantiles = np.linspace(0, 1, _CANDIDATES)
-    candidates = [
-        np.concatenate([np.unique(np.quantile(each, quantiles)), [np.inf]])
-        for each in answers.confidence
-    ]
-    found: dict[tuple[float, ...], Exits] = {}
-    start = np.full(exits, np.inf)
+    start = np.full(len(macs), np.inf)
     start[-1] = 0
-    last = start
+    found, last = [], start
     for price in _PRICES:
-        best = min(
-            (
-                _descend(answers, begin, candidates, macs, head_macs, price)
-                for begin in (last, start)
-            ),
-            key=lambda each: _total(each, price, macs),
-        )
+        tried = [_descend(answers, each, macs, head_macs, price) for each in (last, start)]
+        best = min(tried, key=lambda each: _total(each, price, macs))
         last = np.asarray(best.thresholds)
-        found[best.thresholds] = best
+        found.append(best)
     hull, least = [], np.inf
-    for each in sorted(found.values(), key=lambda each: (each.mean_macs, each.error)):
+    for each in sorted(found, key=lambda each: (each.mean_macs, each.error)):
         if each.error < least:
             hull.append(each)
             least = each.error
@@ -128,7 +117,6 @@ def _total(found: Exits, price: float, macs: Sequence[int]) -> float:
 def _descend(
     answers: Answers,
     thresholds: np.ndarray,
-    candidates: Sequence[np.ndarray],
     macs: Sequence[int],
     head_macs: int,
     price: float,
@@ -138,11 +126,38 @@ def _descend(
     while True:
         before = best
         for i in range(len(macs) - 1):
-            for candidate in candidates[i]:
-                tried = np.asarray(best.thresholds)
-                tried[i] = candidate
-                each = measure(answers, tried, macs, head_macs)
-                if _total(each, price, macs) < _total(best, price, macs) - 1e-12:
-                    best = each
+            tried = np.asarray(best.thresholds)
+            tried[i] = _best_threshold(answers, tried, i, macs, head_macs, price)
+            each = measure(answers, tried, macs, head_macs)
+            if _total(each, price, macs) < _total(best, price, macs) - 1e-12:
+                best = each
         if best is before:
             return best
+
+
+def _best_threshold(
+    answers: Answers,
+    thresholds: np.ndarray,
+    i: int,
+    macs: Sequence[int],
+    head_macs: int,
+    price: float,
+) -> float:
+    """The threshold of one read-out with the least sum of error and priced cost."""
+    leaves = answers.confidence >= thresholds[:, None]
+    alive = np.flatnonzero(~leaves[:i].any(axis=0))
+    later = leaves[i + 1 :, alive].argmax(axis=0) + i + 1
+    of_macs = price * np.asarray(macs, np.float64) / macs[-1]
+    of_head = price * head_macs / macs[-1]
+    passed = np.cumsum(np.isfinite(thresholds[i + 1 :]))[later - i - 1] - 1  # read-outs after i
+    stay = answers.wrong[later, alive] + of_macs[later] + of_head * np.maximum(passed, 0)
+    leave = answers.wrong[i, alive] + of_macs[i]
+    order = np.argsort(-answers.confidence[i, alive], kind="stable")
+    sure = answers.confidence[i, alive][order]
+    # Who goes on has passed one read-out more, where there is one at all.
+    gains = np.cumsum((leave - stay - of_head)[order]) + of_head * len(alive)
+    # A threshold lets all go that are as sure as the last one.
+    ends = np.flatnonzero(np.append(sure[1:] < sure[:-1], len(sure) > 0)[: len(sure)])
+    if not ends.size or gains[ends].min() >= 0:
+        return np.inf
+    return float(sure[ends[np.argmin(gains[ends])]])

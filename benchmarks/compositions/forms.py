@@ -30,6 +30,9 @@ class Form(Protocol):
 
     kind: ClassVar[str]
 
+    def __hash__(self) -> int:
+        """Of its fields."""
+
     def begin(self, params: Flat) -> tuple[Flat, Flat]:
         """Returns parameters to train, and arrays that stay fixed, from those of a network."""
 

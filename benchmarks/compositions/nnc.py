@@ -6,6 +6,7 @@ each tensor's levels under their own histogram: what a coder without contexts co
 """
 
 import collections
+import functools
 import json
 import logging
 import math
@@ -42,26 +43,31 @@ def of_plain(
       model: of the variables.
       variables: not folded.
       python: that has `nncodec`; empty for the bound.
+
+    Raises:
+      RuntimeError: the codec failed, when the first is made; says what it said.
     """
     folded = fold_norms(variables)
     flat = {f"params:{path}": np.asarray(x) for path, x in flatten(folded["params"]).items()}
     sent = {path: x for path, x in flat.items() if not path.endswith(_CONSTANT)}
-    name, note, coded = "NNC", "nncodec, one stream", {}
-    if python:
-        try:
-            coded = _coded(sent, python)
-        except (OSError, RuntimeError) as error:
-            _log.warning("%s", error)
-    if not coded:
+    name, note = "NNC", "nncodec, one stream"
+    if not python:
         name = "entropy bound for NNC"
-        note = "no codec ran: the zero-order entropy of uniformly quantised tensors, no header"
-        coded = {qp: _bound(sent, qp) for qp in QPS}
-    for qp, (size, arrays) in coded.items():
+        note = "no codec: the zero-order entropy of uniformly quantised tensors, with no header"
+
+    @functools.cache
+    def coded() -> Coded:
+        return _coded(sent, python) if python else {qp: _bound(sent, qp) for qp in QPS}
+
+    def make(qp: int) -> list[Sent]:
+        size, arrays = coded()[qp]
         params = {path.removeprefix("params:"): x for path, x in (flat | arrays).items()}
-        held = {**folded, "params": unflatten(params)}
-        named = {f"qp {qp}": Sent(held, size)}
-        said = note if qp == QPS[0] else ""
-        yield Composition(f"plain, {name}, qp {qp}", "NNC", model, named, said)
+        return [Sent({**folded, "params": unflatten(params)}, size)]
+
+    for qp in QPS:
+        each = functools.partial(make, qp)
+        yield Composition(f"plain {name} qp {qp}", "NNC", model, each, [f"qp {qp}"], note)
+        note = ""
 
 
 Coded = dict[int, tuple[int, dict[str, np.ndarray]]]

@@ -64,7 +64,8 @@ def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
     axes.set_ylabel("top-1 error, %")
     axes.set_title("error against bytes", fontsize=10)
     axes.grid(alpha=0.3, which="both", lw=0.6)
-    axes.legend(fontsize=8)
+    if families:
+        axes.legend(fontsize=8)
 
 
 def _draw_macs(axes: Any, document: Mapping[str, Any]) -> None:

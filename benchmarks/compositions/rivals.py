@@ -34,6 +34,8 @@ class Rival:
       stage_sizes: of a network of its own, trained from the start; empty: it begins with the source
         network's weights.
       channels: likewise.
+      kept: blocks a stage of a network that begins with the first blocks of the source's stages;
+        empty: with all of them.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Rival:
     distillation: float
     stage_sizes: tuple[int, ...] = ()
     channels: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 def rivals(distillation: float) -> list[Rival]:
@@ -76,8 +79,13 @@ def rivals(distillation: float) -> list[Rival]:
         Rival(f"{name}-distilled", Whole(), 0.1, distillation, *sizes)
         for name, sizes in small.items()
     ]
+    # What a network of fewer blocks begins with saves most of its training.
+    kept = [
+        Rival("resnet14-kept", Whole(), 0.05, distillation, kept=(2, 2, 2)),
+        Rival("resnet8-kept", Whole(), 0.05, distillation, kept=(1, 1, 1)),
+    ]
     alone = [Rival(name, Whole(), 0.1, 0.0, *sizes) for name, sizes in small.items()]
-    return [*tuned[:4], *distilled, *tuned[4:], *alone]
+    return [*tuned[:4], *distilled, *tuned[4:], *kept, *alone]
 
 
 @dataclasses.dataclass(frozen=True)

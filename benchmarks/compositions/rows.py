@@ -1,18 +1,33 @@
 """The compositions: every network as it is sent, with the bytes until it is there."""
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from accordion_jax import models
 from benchmarks.compositions import rivals, sending
+from benchmarks.compositions.forms import Factored, Form, Pruned, flatten, unflatten
 from benchmarks.compositions.sending import Sent
+
+# Gives a network new statistics of its norms.
+Recalibrate = Callable[[models.Network, Mapping[str, Any]], dict[str, Any]]
 
 PLAIN_BITS = (32, 16, 8, 6, 5, 4, 3)
 # Successive precisions of the plain network: each is refined to the next.
 BIT_PLANES = ((2, 4, 8), (3, 5, 8), (4, 6, 8), (4, 5, 6, 8))
 FEW_BITS = (8, 6, 5, 4)
+CALIBRATED_BITS = (5, 4, 3)
+CALIBRATED_FORMS = (
+    Pruned(0.5),
+    Pruned(0.75),
+    Factored("spatial", 0.75),
+    Factored("spatial", 0.5),
+    Factored("channel", 0.5),
+)
 ACCORDION_BITS = (32, 16, 8, 6, 5, 4)
 ACCORDION_STEPS = ((4, 6), (4, 8), (5, 8))
 
@@ -25,28 +40,76 @@ class Composition:
       name: unique.
       family: of the ways that differ only in numbers.
       model: network.
-      sent: what it is called -> what has arrived, in the order of arrival.
+      make: returns what has arrived, in the order of arrival; it may take seconds.
+      what: what each of them is called.
       note: what a reader should know.
     """
 
     name: str
     family: str
     model: models.Network
-    sent: Mapping[str, Sent]
+    make: Callable[[], Sequence[Sent]]
+    what: Sequence[str]
     note: str = ""
 
 
 def of_plain(model: models.Network, variables: Mapping[str, Any]) -> Iterator[Composition]:
     """Yields the plain network at each precision, and in successive precisions."""
     for bits in PLAIN_BITS:
-        (sent,) = sending.dense(variables, (bits,))
         name = f"float{bits}" if bits > 8 else f"{bits} bits"
-        yield Composition(f"plain, {name}", "plain", model, {name: sent})
+        make = functools.partial(sending.dense, variables, (bits,))
+        yield Composition(f"plain {name}", "plain", model, make, [name])
     for steps in BIT_PLANES:
-        found = sending.dense(variables, steps)
-        named = {f"{bits} bits": sent for bits, sent in zip(steps, found, strict=True)}
-        name = ", then ".join(map(str, steps))
-        yield Composition(f"bit-planes {name}", "bit-planes", model, named)
+        make = functools.partial(sending.dense, variables, steps)
+        name = "-".join(map(str, steps))
+        what = [f"{bits} bits" for bits in steps]
+        yield Composition(f"bit-planes {name}", "bit-planes", model, make, what)
+
+
+def without_training(
+    model: models.Network, variables: Mapping[str, Any], recalibrate: Recalibrate
+) -> Iterator[Composition]:
+    """Yields what an hour makes of the plain network: no training, new statistics of its norms.
+
+    Args:
+      model: of the variables.
+      variables: not folded.
+      recalibrate: gives a network new statistics.
+    """
+    note = "not trained; statistics of batch norms renewed on 5,000 training images"
+
+    def quantised(bits: int) -> Sequence[Sent]:
+        return sending.dense(recalibrate(model, sending.rounded(variables, bits)), (bits,))
+
+    for bits in CALIBRATED_BITS:
+        name = f"plain {bits} bits recalibrated"
+        make = functools.partial(quantised, bits)
+        yield Composition(name, "recalibrated", model, make, [f"{bits} bits"], note)
+        note = ""
+
+    @functools.lru_cache(maxsize=1)
+    def renewed(form: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
+        params, fixed = form.begin(flatten(variables["params"]))
+        network = {path: np.asarray(x) for path, x in form.network(params, fixed).items()}
+        changed = {"params": unflatten(network), "batch_stats": variables["batch_stats"]}
+        return params, recalibrate(model, changed)
+
+    def changed(form: Form, bits: int) -> Sequence[Sent]:
+        params, held = renewed(form)
+        if isinstance(form, Pruned):
+            return [sending.sparse(held, bits)]
+        return [sending.factored(form, params, flatten(held["batch_stats"]), bits)]
+
+    for form in CALIBRATED_FORMS:
+        what = (
+            f"pruned-{100 * form.share:g}"
+            if isinstance(form, Pruned)
+            else f"{form.way} rank {form.share:g} c"
+        )
+        for bits in (8, 5):
+            name = f"plain {what} {bits} bits recalibrated"
+            make = functools.partial(changed, form, bits)
+            yield Composition(name, "recalibrated", model, make, [f"{bits} bits"])
 
 
 def of_rivals(folder: pathlib.Path) -> Iterator[Composition]:
@@ -58,22 +121,36 @@ def of_rivals(folder: pathlib.Path) -> Iterator[Composition]:
 def of_rival(trained: rivals.Trained) -> Iterator[Composition]:
     """Yields one trained rival at some precisions."""
     name, model, kind = trained.row["name"], trained.model, trained.form.kind
-    variables, error = trained.variables, trained.row.get("error_held_out")
-    note = "" if error is None else f"float32, held-out images: {100 * error:.2f} %"
+    variables, note = trained.variables, _training_of(trained.row)
     if kind == "quantised":
         bits = trained.row["form"]["bits"]
-        (sent,) = sending.dense(variables, (bits,), base_bits=8)
-        yield Composition(f"{name}, fine-tuned", kind, model, {f"{bits} bits": sent}, note)
+        make = functools.partial(sending.dense, variables, (bits,), base_bits=8)
+        yield Composition(f"{name} fine-tuned", kind, model, make, [f"{bits} bits"], note)
         return
+    family = {"factored": "low rank", "whole": "small network"}.get(kind, kind)
     for bits in FEW_BITS:
-        if kind == "pruned":
-            sent = sending.sparse(variables, bits)
-        elif kind == "factored":
-            sent = sending.factored(trained.form, trained.params, trained.statistics, bits)
-        else:
-            (sent,) = sending.dense(variables, (bits,))
-        family = {"factored": "low rank", "whole": "small network"}.get(kind, kind)
-        yield Composition(f"{name}, {bits} bits", family, model, {f"{bits} bits": sent}, note)
+        each = functools.partial(_trained, trained, variables, bits)
+        yield Composition(f"{name} {bits} bits", family, model, each, [f"{bits} bits"], note)
+        note = ""
+
+
+def _trained(trained: rivals.Trained, variables: Mapping[str, Any], bits: int) -> Sequence[Sent]:
+    kind = trained.form.kind
+    if kind == "pruned":
+        return [sending.sparse(variables, bits)]
+    if kind == "factored":
+        return [sending.factored(trained.form, trained.params, trained.statistics, bits)]
+    return sending.dense(variables, (bits,))
+
+
+def _training_of(row: Mapping[str, Any]) -> str:
+    """How a rival was trained, and how well."""
+    facts = []
+    if "epochs" in row:
+        facts.append(f"{row['epochs']:.1f} epochs of {row['train_images']:,} images")
+    if "error_held_out" in row:
+        facts.append(f"float32 on held-out images {100 * row['error_held_out']:.2f} %")
+    return ", ".join(facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +160,14 @@ class Depths:
     Attributes:
       name: unique.
       model: network.
-      steps: bits a weight -> variables, and bytes until each depth (see `sending.by_depth`).
+      bits: a weight, in each step.
+      make: returns variables a step, and a step's bytes until each depth (`sending.by_depth`).
     """
 
     name: str
     model: models.Network
-    steps: Mapping[int, tuple[dict[str, Any], list[int]]]
+    bits: Sequence[int]
+    make: Callable[[], tuple[list[dict[str, Any]], list[list[int]]]]
 
 
 def of_elastic(
@@ -102,7 +181,6 @@ def of_elastic(
       blocks: units in the order in which they are sent.
     """
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
-        held, sizes = sending.by_depth(variables, steps, blocks)
-        name = ", then ".join(map(str, steps))
-        found = dict(zip(steps, zip(held, sizes, strict=True), strict=True))
-        yield Depths(f"Accordion, {name} bits", model, found)
+        name = f"Accordion {'-'.join(map(str, steps))} bits"
+        make = functools.partial(sending.by_depth, variables, steps, blocks)
+        yield Depths(name, model, steps, make)

@@ -52,6 +52,19 @@ def dense(
     return found
 
 
+def rounded(variables: Mapping[str, Any], bits: int) -> dict[str, Any]:
+    """Returns a network with its kernels on the levels of so many bits; its norms are as they were.
+
+    Args:
+      variables: as `dense`.
+      bits: a weight of a kernel.
+    """
+    arrays = to_arrays(variables)
+    kernels = {name: x for name, x in arrays.items() if name.endswith("/kernel")}
+    ((_, held),) = through(kernels, dict.fromkeys(kernels, (bits,)))
+    return to_variables(arrays | held)
+
+
 def by_depth(
     variables: Mapping[str, Any], bits: Sequence[int], blocks: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:

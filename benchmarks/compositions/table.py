@@ -5,7 +5,7 @@
 The plain network is a run that was trained whole, the elastic one a run of any depth; the rivals
 are what `benchmarks.compositions.train` has written. Each of the three may be left out. Writes
 ``compositions.json``, ``.md`` and ``.png``. What was measured once is kept in the folder, so that
-the same command again, with more rivals, measures only those.
+the same command again, with more rivals, measures only those; ``--only`` takes patterns of rows.
 
 ``--nnc_python`` is a Python that has `nncodec`, which does not install beside this project's own
 packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
@@ -13,6 +13,7 @@ packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
 Time on two CPU cores: an hour for ResNet-20 and sixteen rivals; a GPU needs five minutes.
 """
 
+import fnmatch
 import functools
 import logging
 import math
@@ -29,7 +30,8 @@ from accordion_jax.system.files import write_json, write_whole
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.options import OUT, run
+from benchmarks.compositions.recalibrating import Recalibration
+from benchmarks.options import ONLY, OUT, run
 from benchmarks.report import machine
 
 _log = logging.getLogger("accordion_jax")
@@ -42,6 +44,7 @@ _TEST = flags.DEFINE_integer("test_examples", 0, "Of the test set; 0: all.", 0)
 _CALIBRATION = flags.DEFINE_integer(
     "calibration", 5000, "Held-out training images on which thresholds are chosen.", 1
 )
+_EARLY_EXIT = flags.DEFINE_bool("early_exit", True, "Measures early exits of the elastic network.")
 
 Point = dict[str, Any]
 
@@ -77,16 +80,21 @@ def main() -> None:
             rows.of_plain(plain.model, plain.variables),
             nnc.of_plain(plain.model, plain.variables, _NNC.value),
         ]
+        train = data.load(name, "train", data_dir=folder, holdout=_CALIBRATION.value)
+        compositions.append(
+            rows.without_training(plain.model, plain.variables, Recalibration(train))
+        )
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:
-        for composition in each:
+        for composition in filter(_wanted, each):
             _add(document, measure(composition, measured))
     if elastic:
         blocks = [elastic.model.block_names[i] for i in elastic.ladder.sending_order]
         masks = elastic.ladder.skip_masks
-        for depths in rows.of_elastic(elastic.model, elastic.variables, blocks):
+        for depths in filter(_wanted, rows.of_elastic(elastic.model, elastic.variables, blocks)):
             _add(document, measure_depths(depths, masks, measured))
+    if elastic and _EARLY_EXIT.value:
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
         document["early_exit"] = exits(elastic, measured.judge, Judge(held_out, test.task))
     write_json(out / "compositions.json", document)
@@ -95,6 +103,10 @@ def main() -> None:
     pictures.draw(out / "compositions.png", document)
     print(text)
     print(f"wrote compositions.json, .md and .png into {out}")
+
+
+def _wanted(row: rows.Composition | rows.Depths) -> bool:
+    return any(fnmatch.fnmatch(row.name, pattern) for pattern in ONLY.value)
 
 
 def _add(document: dict[str, Any], row: dict[str, Any]) -> None:
@@ -113,9 +125,9 @@ def measure(composition: rows.Composition, measured: Measured) -> dict[str, Any]
             "bytes": sent.size_bytes,
             "error": measured(composition.model, sent.variables)[0],
         }
-        for what, sent in composition.sent.items()
+        for what, sent in zip(composition.what, composition.make(), strict=True)
     ]
-    return _row(composition, True, points, composition.note)
+    return _row(composition, True, points, composition.note, measured)
 
 
 def measure_depths(
@@ -127,7 +139,7 @@ def measure_depths(
     what is between is not measured.
     """
     points: list[Point] = []
-    for bits, (variables, sizes) in depths.steps.items():
+    for bits, variables, sizes in zip(depths.bits, *depths.make(), strict=True):
         errors = measured(depths.model, variables, masks)
         found = [
             {
@@ -140,7 +152,7 @@ def measure_depths(
             for mask, size, error in zip(masks, _sizes_of(masks, sizes), errors, strict=True)
         ]
         points += found[-1:] if points else found
-    return _row(depths, False, points, "")
+    return _row(depths, False, points, "", measured)
 
 
 def _sizes_of(masks: tuple[tuple[bool, ...], ...], sizes: list[int]) -> list[int]:
@@ -149,9 +161,13 @@ def _sizes_of(masks: tuple[tuple[bool, ...], ...], sizes: list[int]) -> list[int
 
 
 def _row(
-    composition: rows.Composition | rows.Depths, rival: bool, points: list[Point], note: str
+    composition: rows.Composition | rows.Depths,
+    rival: bool,
+    points: list[Point],
+    note: str,
+    measured: Measured,
 ) -> dict[str, Any]:
-    macs = sum(composition.model.unit_macs((32, 32, 3)).values())
+    macs = sum(composition.model.unit_macs(measured.judge.task.inputs.shape).values())
     family = composition.family if isinstance(composition, rows.Composition) else "Accordion"
     return {
         "name": composition.name,

@@ -20,7 +20,7 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,11 +34,10 @@ from accordion_jax.training.state import example_spec
 from benchmarks.compositions.fitting import Judge, Schedule, Setting, Trainer
 from benchmarks.compositions.forms import Flat, describe, flatten, unflatten
 from benchmarks.compositions.rivals import Rival, Trained, result_path, rivals, save
-from benchmarks.options import OUT, RUN, run
+from benchmarks.options import ONLY, OUT, RUN, run
 
 _log = logging.getLogger("accordion_jax")
 
-_ONLY = flags.DEFINE_list("only", ["*"], "Rivals to train, patterns: pruned-*,resnet8*.")
 _EPOCHS = flags.DEFINE_float("epochs", 15.0, "Of what begins with the run's weights.", 0.0)
 _SCRATCH_EPOCHS = flags.DEFINE_float(
     "scratch_epochs", None, "Of what is trained from the start; twice --epochs by default.", 0.0
@@ -108,17 +107,7 @@ def make_jobs(
     jobs = []
     for factor in factors:
         for rival in wanted:
-            arguments = dict(source.description["arguments"])
-            if rival.stage_sizes:
-                arguments |= {
-                    "stage_sizes": list(rival.stage_sizes),
-                    "channels": list(rival.channels),
-                }
-            description = {"family": source.description["family"], "arguments": arguments}
-            model = models.build(description, dtype=jnp.dtype(_DTYPE.value))
-            variables = source.variables
-            if rival.stage_sizes:
-                variables = first_variables(model, setting)
+            model, variables = begin(rival, source, setting)
             params, fixed = rival.form.begin(flatten(variables["params"]))
             schedule = Schedule(
                 learning_rate=rival.learning_rate * float(factor),
@@ -132,6 +121,32 @@ def make_jobs(
             name = rival.name if factor == "1" else f"{rival.name}@{factor}"
             jobs.append(Job(name, rival, model, params, fixed, statistics, schedule))
     return jobs
+
+
+def begin(
+    rival: Rival, source: training.Run, setting: Setting
+) -> tuple[models.Network, Mapping[str, Any]]:
+    """Returns a rival's network, computing in the wanted type, and what it begins with.
+
+    Args:
+      rival: what is trained.
+      source: run of the plain network.
+      setting: of all.
+    """
+    arguments = dict(source.description["arguments"])
+    if rival.stage_sizes:
+        arguments |= {"stage_sizes": list(rival.stage_sizes), "channels": list(rival.channels)}
+    elif rival.kept:
+        arguments["stage_sizes"] = list(rival.kept)
+    description = {"family": source.description["family"], "arguments": arguments}
+    model = models.build(description, dtype=jnp.dtype(_DTYPE.value))
+    if rival.stage_sizes:
+        return model, first_variables(model, setting)
+    units = (*model.base_names, *model.block_names)
+    return model, {
+        collection: {unit: tree[unit] for unit in units if unit in tree}
+        for collection, tree in source.variables.items()
+    }
 
 
 def first_variables(model: models.Network, setting: Setting) -> dict[str, Any]:
@@ -157,11 +172,11 @@ def main() -> None:
     wanted = [
         rival
         for rival in rivals(_DISTILLATION.value)
-        if any(fnmatch.fnmatch(rival.name, pattern) for pattern in _ONLY.value)
+        if any(fnmatch.fnmatch(rival.name, pattern) for pattern in ONLY.value)
     ]
     if not wanted:
         names = ", ".join(rival.name for rival in rivals(_DISTILLATION.value))
-        raise ValueError(f"--only={','.join(_ONLY.value)} fits no rival; there are {names}")
+        raise ValueError(f"--only={','.join(ONLY.value)} fits no rival; there are {names}")
     setting, held_out = _setting(source)
     judge = Judge(held_out, setting.task)
     jobs = [
@@ -172,13 +187,11 @@ def main() -> None:
     trainer = Trainer(setting)
     _log.info("data and run read in %.0f s; %d trainings", time.monotonic() - started, len(jobs))
     started = time.monotonic()
-    small = {job.model: job for job in jobs if job.rival.stage_sizes}.values()
+    judged = {_in_float32(job.model): job.variables for job in jobs}
+    judged[_in_float32(source.model)] = source.variables
     trainer.compile(
         [job.start for job in jobs],
-        [
-            functools.partial(judge, _in_float32(source.model), source.variables),
-            *(functools.partial(judge, _in_float32(job.model), job.variables) for job in small),
-        ],
+        [functools.partial(judge, *each) for each in judged.items()],
     )
     plain = judge(_in_float32(source.model), source.variables) / judge.examples
     _log.info(

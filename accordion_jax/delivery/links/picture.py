@@ -4,11 +4,12 @@ import csv
 import importlib.util
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from accordion_jax.delivery.errors import DeliveryError
+from accordion_jax.delivery.links.comparison import STATISTICS, lines_of
 from accordion_jax.delivery.links.replay import Curve
 from accordion_jax.system.files import replacing, write_whole
 
@@ -25,17 +26,24 @@ def check_that_pictures_can_be_drawn() -> None:
         )
 
 
-def write_csv(path: str | os.PathLike, times_s: np.ndarray, curves: Sequence[Curve]) -> None:
-    """Writes one row a time and method: ``time_s,method,mean,q10,median,q90``."""
+def write_csv(
+    path: str | os.PathLike, times_s: np.ndarray, by_round_trip: Mapping[float, Sequence[Curve]]
+) -> None:
+    """Writes a row a round trip, time and method.
+
+    Columns are ``round_trip_s,time_s,method,mean,q10,median,q90``.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["time_s", "method", "mean", "q10", "median", "q90"])
-    for curve in curves:
-        for time, mean, (low, median, high) in zip(
-            times_s, curve.mean, curve.quantiles.T, strict=True
-        ):
-            figures = [f"{value:.6f}" for value in (mean, low, median, high)]
-            writer.writerow([f"{time:.6g}", curve.method.name, *figures])
+    writer.writerow(["round_trip_s", "time_s", "method", "mean", "q10", "median", "q90"])
+    for round_trip_s, curves in by_round_trip.items():
+        for curve in curves:
+            for time, mean, (low, median, high) in zip(
+                times_s, curve.mean, curve.quantiles.T, strict=True
+            ):
+                figures = [f"{value:.6f}" for value in (mean, low, median, high)]
+                times = [f"{value:.6g}" for value in (round_trip_s, time)]
+                writer.writerow([*times, curve.method.name, *figures])
     write_whole(path, text.getvalue())
 
 
@@ -90,6 +98,65 @@ def draw_picture(
     figure.suptitle(title, fontsize=11)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
+
+
+def draw_round_trips(
+    path: str | os.PathLike,
+    times_s: np.ndarray,
+    by_round_trip: Mapping[float, Sequence[Curve]],
+    named: Collection[str],
+    *,
+    title: str,
+) -> None:
+    """Draws a column a round trip, and a row each for the mean, the median and the worst tenth.
+
+    Args:
+      path: of the picture.
+      times_s: [times].
+      by_round_trip: seconds -> curves of the same methods, the one that it is about first.
+      named: of the methods that have a colour and a name; the others are thin and grey.
+      title: above all.
+
+    Raises:
+      DeliveryError: as `check_that_pictures_can_be_drawn`.
+    """
+    check_that_pictures_can_be_drawn()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.5 + 4 * len(by_round_trip), 11), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(
+        len(STATISTICS), len(by_round_trip), squeeze=False, sharex="col", sharey="row"
+    )
+    colours = {name: f"C{i}" for i, name in enumerate(named)}
+    for column, (round_trip_s, curves) in enumerate(by_round_trip.items()):
+        for axes, statistic in zip(panels[:, column], STATISTICS, strict=True):
+            for number, curve in reversed(list(enumerate(curves))):
+                name = curve.method.name
+                axes.plot(
+                    times_s,
+                    100 * lines_of(curve)[statistic],
+                    color=colours.get(name, "0.75"),
+                    lw=2.5 if number == 0 else 1.3 if name in colours else 0.6,
+                    zorder=2.5 if name in colours else 1.5,
+                    drawstyle="default" if statistic == "mean" else "steps-post",
+                    label=name if name in colours else None,
+                )
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlim(_interesting_from(times_s, curves), times_s[-1])
+            axes.set_ylim(0, 100)
+            axes.grid(alpha=0.3)
+            axes.set_title(f"{statistic}, round trip {1000 * round_trip_s:g} ms", fontsize=10)
+        panels[-1, column].set_xlabel("time since the request, s")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("top-1 error, %")
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
 def _interesting_from(times_s: np.ndarray, curves: Sequence[Curve]) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 from accordion_jax.delivery.bundle.front import Head
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.links.link import Link
+from accordion_jax.delivery.links.slow_start import transfer_time as slow_transfer_time
 from accordion_jax.delivery.links.traces import Trace
 from accordion_jax.depth import LookupTable
 
@@ -132,6 +133,8 @@ def replay(
     starts: int,
     seed: int,
     round_trip_s: float = 0.0,
+    header_bytes: int = 0,
+    slow_start: bool = False,
 ) -> list[Curve]:
     """Returns the curve of each method; all methods see the same links at the same moments.
 
@@ -143,6 +146,8 @@ def replay(
       starts: requests a trace.
       seed: the same seed gives the same curves, byte for byte.
       round_trip_s: from a request until its first byte can arrive.
+      header_bytes: of each answer, before its body.
+      slow_start: whether the connection is new: `slow_start.transfer_time`.
 
     Raises:
       ValueError: no traces or starts.
@@ -156,8 +161,13 @@ def replay(
         link, starts_s = Link(trace), draw_starts(trace, starts, rng)
         for found, method in zip(arrivals, methods, strict=True):
             wait_s = method.round_trips * round_trip_s
-            sizes_bytes = np.array(method.sizes_bytes)
-            took_s = link.transfer_time(starts_s[:, None] + wait_s, sizes_bytes)
+            sizes_bytes = np.array(method.sizes_bytes) + method.round_trips * header_bytes
+            if slow_start:
+                took_s = slow_transfer_time(
+                    link, starts_s + wait_s, sizes_bytes, round_trip_s=round_trip_s
+                )
+            else:
+                took_s = link.transfer_time(starts_s[:, None] + wait_s, sizes_bytes)
             found.append(wait_s + took_s)
     curves = []
     for found, method in zip(arrivals, methods, strict=True):

@@ -123,7 +123,7 @@ def test_a_rival_is_read_as_it_was_written(tmp_path):
 
 def test_names_are_all_different_and_name_a_file():
     names = [result_path(pathlib.Path(), rival.name).name for rival in rivals(0.9)]
-    assert len(set(names)) == len(names) == 16
+    assert len(set(names)) == len(names) == 18
 
 
 def test_a_budget_shortens_and_never_lengthens():

@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_files_and_another_does_not(tmp_path, manif
 
     def files(seed):
         curves = replay(methods, [trace], times, chance_error=0.9, starts=20, seed=seed)
-        write_csv(tmp_path / "c.csv", times, curves)
+        write_csv(tmp_path / "c.csv", times, {0.03: curves})
         draw_picture(tmp_path / "p.png", times, curves, title="t")
         text = summarise(times, curves, (0.1, 1.0))
         return (tmp_path / "c.csv").read_bytes(), (tmp_path / "p.png").read_bytes(), text
