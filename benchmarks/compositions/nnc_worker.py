@@ -36,7 +36,7 @@ class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-def main() -> None:
+def work() -> None:
     """Writes a JSON file of sizes and times, and the decoded arrays of each QP."""
     sys.meta_path.insert(0, _StandIns())
     import safetensors.numpy
@@ -65,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    work()

@@ -30,7 +30,7 @@ from benchmarks.report import Report
 from benchmarks.timing import clocked
 
 _PLANS = flags.DEFINE_integer("plans", 5000, "Of each measurement.", 1)
-_BITS = flags.DEFINE_list("bits", ["4", "8"], "A weight, as accordion_jax.bundle takes them.")
+_BITS = flags.DEFINE_list("in_bits", ["4", "8"], "A weight, as accordion_jax.bundle takes them.")
 _CONNECTIONS = flags.DEFINE_list("connections", ["1", "8"], "At once; several figures.")
 
 Question = tuple[dict[str, Any], list[str]]
