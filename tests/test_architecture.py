@@ -1,6 +1,7 @@
 """The rooms, and who may import whom: read off the source, and off what is really loaded."""
 
 import ast
+import collections
 import pathlib
 import subprocess
 import sys
@@ -218,3 +219,9 @@ def test_only_the_models_name_a_family_of_networks(file):
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert "ResNet" not in names
+
+
+def test_no_two_test_files_have_one_name():
+    """Pytest imports them by their name alone, and refuses the second."""
+    names = collections.Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
