@@ -223,5 +223,6 @@ def test_only_the_models_name_a_family_of_networks(file):
 
 def test_no_two_test_files_have_one_name():
     """Pytest imports them by their name alone, and refuses the second."""
-    names = collections.Counter(path.name for path in pathlib.Path(__file__).parent.rglob("test_*.py"))
+    files = pathlib.Path(__file__).parent.rglob("test_*.py")
+    names = collections.Counter(path.name for path in files)
     assert [name for name, count in names.items() if count > 1] == []
