@@ -60,7 +60,10 @@ def own_statistics(
     )
     step = variants(draw)
     for taken in range(1, steps + 1):
-        state, _ = step(state, order, rows, targets, key)
+        state, metrics = step(state, order, rows, targets, key)
+        # Virtual devices share few cores: with many steps in the queue one may wait for another
+        # for longer than XLA allows.
+        jax.block_until_ready(metrics)
         if taken % quiet.steps_per_epoch == 0:
             order = epoch_order(state.step, key)
     (found,) = together.fetch(state)
