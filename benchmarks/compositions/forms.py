@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from accordion_jax.delivery.bundle.encodings.integers import LEVELS
 from accordion_jax.delivery.bundle.encodings.scales import choose_scales, scales_of
@@ -244,24 +245,11 @@ def form_of(description: Mapping[str, Any]) -> Form:
     return FORMS[kind](**fields)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the leaves of nested dictionaries by path."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def unflatten(flat: Flat) -> dict[str, Any]:
     """Returns nested dictionaries; `flatten` is the inverse."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parts, last = path.split("/")
-        node = tree
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return tree
+    return traverse_util.unflatten_dict(flat, sep="/")

@@ -176,7 +176,10 @@ class Manifest:
     @functools.cached_property
     def by_sha256(self) -> Mapping[str, Segment]:
         """Segments by digest, in sending order; of equal segments the first."""
-        return {segment.sha256: segment for segment in reversed(self.segments)}
+        first: dict[str, Segment] = {}
+        for segment in self.segments:
+            first.setdefault(segment.sha256, segment)
+        return first
 
     @functools.cached_property
     def configurations(self) -> Mapping[str, Configuration]:
