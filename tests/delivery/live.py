@@ -9,13 +9,14 @@ import urllib.parse
 
 import uvicorn
 
+from accordion_jax.delivery.endpoint.server import configuration
+
 
 @contextlib.contextmanager
 def serving(app):
     """Serves an ASGI application; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="critical", access_log=False)
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(configuration(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:

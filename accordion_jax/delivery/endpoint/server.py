@@ -19,6 +19,8 @@ from accordion_jax.delivery.errors import DeliveryError
 
 _MOST_FILES = 65536
 _BACKLOG = 2048
+# Of a request's head. h11 itself gives up at 16 KB, unless the head is there in one piece.
+_HEAD_BYTES = 65536
 
 
 def serve(
@@ -36,22 +38,9 @@ def serve(
     Raises:
       DeliveryError: nothing can listen there; names the address.
     """
-    files = _raise_limit_of_files()
-    config = uvicorn.Config(
-        app,
-        # Not uvloop where it happens to be there: it takes one new connection in a round of the
-        # loop, so that whoever asks for the health waits for a thousand rounds behind a crowd.
-        loop="asyncio",
-        ws="none",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        # h11 is a little slower than httptools, but bounds the size of a request's head (64 KB). A
-        # connection takes a file, and so may the answer on it.
-        http=type("BoundedConnection", (Connection,), {"most": max(files // 2 - 64, 16)}),
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=grace_s,
-    )
+    # A connection takes a file, and so may the answer on it.
+    most = max(_raise_limit_of_files() // 2 - 64, 16)
+    config = configuration(app, most=most, log_level="warning", grace_s=grace_s)
     # Whoever sends garbage again and again would fill the disk with lines about it.
     logging.getLogger("uvicorn.error").addFilter(_is_no_fault_of_a_peer)
     with _listen(host, port) as listener:
@@ -61,6 +50,38 @@ def serve(
         server = uvicorn.Server(config)
         with given_back(lambda: len(server.server_state.connections)):
             server.run(sockets=[listener])
+
+
+def configuration(
+    app: ASGIApp,
+    *,
+    most: int | None = None,
+    log_level: str = "critical",
+    grace_s: int | None = None,
+) -> uvicorn.Config:
+    """Returns how uvicorn serves an application here.
+
+    Args:
+      app: made by `make_app`.
+      most: connections at once; None is no limit.
+      log_level: of uvicorn's own messages.
+      grace_s: that transfers have to end after a signal; None is as long as they take.
+    """
+    return uvicorn.Config(
+        app,
+        # Not uvloop where it happens to be there: it takes one new connection in a round of the
+        # loop, so that whoever asks for the health waits for a thousand rounds behind a crowd.
+        loop="asyncio",
+        ws="none",
+        log_level=log_level,
+        access_log=False,
+        server_header=False,
+        # h11 is a little slower than httptools, but bounds the size of a request's head.
+        http=type("BoundedConnection", (Connection,), {"most": most}),
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=grace_s,
+    )
 
 
 def _is_no_fault_of_a_peer(record: logging.LogRecord) -> bool:

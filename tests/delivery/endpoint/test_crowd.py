@@ -16,7 +16,7 @@ from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.endpoint import admission, connections
 from accordion_jax.delivery.endpoint.admission import Admission
 from accordion_jax.delivery.endpoint.application import make_app
-from accordion_jax.delivery.endpoint.connections import Connection
+from accordion_jax.delivery.endpoint.server import configuration
 from accordion_jax.delivery.endpoint.store import BundleStore
 from benchmarks.delivery.crowd import HOSTILE, crowd, rss_bytes, stalled_readers, watching
 from benchmarks.delivery.setting import endpoint_process
@@ -77,11 +77,9 @@ def bounded(tmp_path):
 
     @contextlib.contextmanager
     def serve(most=None):
-        kind = type("Bounded", (Connection,), {"most": most})
         with socket.create_server(("127.0.0.1", 0)) as listener:
             app = make_app(BundleStore(str(tmp_path)))
-            config = uvicorn.Config(app, http=kind, log_level="critical", access_log=False)
-            server = uvicorn.Server(config)
+            server = uvicorn.Server(configuration(app, most=most))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             try:

@@ -1,6 +1,9 @@
 import gzip
 import hashlib
 import json
+import socket
+import time
+import urllib.parse
 
 import pytest
 
@@ -266,6 +269,23 @@ def test_streams_that_cannot_be_say_why(served):
         response, data = request(url, path + query)
         assert response.status == status
         assert message in json.loads(data)["error"]
+
+
+def test_a_head_in_pieces_is_read_to_its_end(served):
+    url, _, manifest = served
+    path = stream_url(manifest, manifest.segments)
+    asked = path + "".join(
+        f",{i:064x}" for i in range(MAX_STREAM_SEGMENTS - len(manifest.segments))
+    )
+    head = f"GET {asked} HTTP/1.1\r\nHost: endpoint\r\nConnection: close\r\n\r\n".encode()
+    address = urllib.parse.urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
+        for start in range(0, len(head), 20_000):
+            connection.sendall(head[start : start + 20_000])
+            time.sleep(0.1)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"no segment" in answer
 
 
 def test_other_methods_are_told_which_there_are(served):
