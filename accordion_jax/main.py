@@ -9,7 +9,7 @@ import logging
 import pathlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
+from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
+from accordion_jax.delivery.bundle.variables import load_variables
+from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import BusyError, check_path, held
@@ -88,7 +91,8 @@ def _train_and_sweep(
     first = jax.process_index() == 0
     _set_compilation_cache(config.run.compilation_cache, workdirs[0])
     started = time.monotonic()
-    experiment = training.make_experiment(config, jax.device_count())
+    start = _bundle_to_start_from(config)
+    experiment = training.make_experiment(config, jax.device_count(), start=start)
     together = training.Together([experiment.with_seed(seed) for seed in seeds])
     for each, workdir in zip(together.experiments, workdirs, strict=True):
         training.claim_workdir(workdir, each, write=first)
@@ -112,6 +116,20 @@ def _train_and_sweep(
     )
     trained_s = time.monotonic() - started
     _sweep(together.experiments, workdirs, states, measured_on, trained_s)
+
+
+def _bundle_to_start_from(config: ml_collections.ConfigDict) -> Callable[[], Any] | None:
+    """Returns what reads ``config.train.start_from``, where that is a bundle and not a run."""
+    bundle = config.train.start_from
+    if not bundle or not (pathlib.Path(bundle) / MANIFEST_NAME).is_file():
+        return None
+
+    def read() -> dict[str, Any]:
+        manifest = verify_bundle(bundle)
+        _log.info("begins with the weights of model %s", manifest.model_id)
+        return load_variables(manifest, lambda sha256: segment_path(bundle, sha256).read_bytes())
+
+    return read
 
 
 def _sweep(
@@ -214,6 +232,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     """Runs the command; what goes wrong becomes one line."""
     errors = (
         BusyError,
+        DeliveryError,
         training.CheckpointError,
         training.DivergedError,
         data.DatasetUnavailableError,

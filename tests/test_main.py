@@ -348,3 +348,32 @@ def test_flags_that_cannot_be_followed_are_refused_in_words(tmp_path, flags, mes
     assert message in output
     assert "Traceback" not in output
     assert not list(tmp_path.rglob("config.json"))
+
+
+def test_a_run_goes_on_from_a_bundle(tmp_path, cache):
+    run, bundles, finer = tmp_path / "run", tmp_path / "bundles", tmp_path / "finer"
+    assert "trained to step 60" in finish(
+        start(f"--workdir={run}", cache, "--config.train.steps=60")
+    )
+    bundle_command = [sys.executable, "-m", "accordion_jax.bundle", f"--workdir={run}"]
+    subprocess.run(
+        [*bundle_command, f"--out={bundles}", "--bits=8"],
+        **{"cwd": ROOT, "env": command_environment(1), "check": True},
+    )
+    (bundle,) = bundles.iterdir()
+    arguments = (
+        *(f"--workdir={finer}", cache, "--config.train.steps=10", "--config.train.bits=4,8"),
+        *(f"--config.train.start_from={bundle}", "--config.optimizer.learning_rate=0.001"),
+    )
+    output = finish(start(*arguments))
+    assert f"begins with the weights of model {bundle.name}" in output
+    assert "trained to step 10" in output
+    # What it has learnt is not lost by folding, rounding and unfolding.
+    full = [LookupTable.read(each).rows[-1].top1_error for each in (run, finer)]
+    assert full[1] <= full[0] + 0.1
+    # Cut short, it is refused in a line.
+    segment = next((bundle / "segments").iterdir())
+    segment.write_bytes(segment.read_bytes()[:-1])
+    output = finish(start(*arguments[1:], f"--workdir={tmp_path / 'other'}"))
+    assert "Traceback" not in output
+    assert segment.stem in output

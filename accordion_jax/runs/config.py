@@ -93,8 +93,12 @@ def default_config() -> ml_collections.ConfigDict:
     config.train.epochs = 164.0
     config.train.steps = 0  # length in steps instead, where not 0; epochs still time the schedule
     config.train.batch_size = 124  # over all devices
-    # Workdir of a trained run of the same network, whose weights this one begins with.
+    # Workdir of a trained run of the same network, or folder of a bundle, whose weights this one
+    # begins with.
     config.train.start_from = ""
+    # Bits a weight that each block computes with in a step: one of these, drawn for each block and
+    # step, such as (4, 8) for a bundle in 4 and 8 bits. None: weights are as they are.
+    config.train.bits = ()
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
@@ -179,7 +183,9 @@ def run_name(config: ml_collections.ConfigDict) -> str:
     if objective.name != "drawn_depth":
         name += f"-{objective.name}"
     changes = {"distilled": "distillation", "balanced": "balanced"}
-    return name + "".join(f"-{word}" for word, each in changes.items() if objective.get(each))
+    name += "".join(f"-{word}" for word, each in changes.items() if objective.get(each))
+    bits = "-".join(map(str, config.train.bits))
+    return name + (f"-{bits}bits" if bits else "")
 
 
 # Least and most of each number, where the field is there.
@@ -212,6 +218,9 @@ _CHOICES = {
     "sweep.checkpoint": ("latest", "best"),
 }
 
+# As the encodings of a bundle.
+_BITS = (*range(1, 9), 16, 32)
+
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks fields that no other part would refuse in words.
@@ -234,6 +243,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise ValueError(f"config.{name}={value} must be at least {least}")
         if not value <= most:
             raise ValueError(f"config.{name}={value} must be at most {most:g}")
+    for bits in fields["train.bits"]:
+        if bits not in _BITS or isinstance(bits, bool):
+            raise ValueError(
+                f"config.train.bits has {bits!r}; a weight has one of {_BITS} bits, such as in "
+                "--config.train.bits=4,8"
+            )
     if not 0 <= config.optimizer.momentum < 1:
         raise ValueError(f"config.optimizer.momentum={config.optimizer.momentum} must be in [0, 1)")
     if config.sweep.split == "validation" and not config.data.holdout:

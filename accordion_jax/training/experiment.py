@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,8 +23,9 @@ from accordion_jax.training.objective import (
     objective_state,
 )
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
-from accordion_jax.training.state import TrainState, example_spec, init_state, state_shapes
-from accordion_jax.training.trained import start_from
+from accordion_jax.training.state import TrainState, Tree, example_spec, init_state, state_shapes
+from accordion_jax.training.trained import start_from, start_with
+from accordion_jax.training.unfolding import unfold_norms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Experiment:
       learning_rate: of a step.
       steps_per_epoch: whole batches in the training split.
       total_steps: of the run.
+      start: returns the weights and statistics to begin with, where they are not those of a run;
+        called when they are needed.
     """
 
     config: ml_collections.ConfigDict
@@ -56,6 +59,7 @@ class Experiment:
     learning_rate: Callable[[Any], Any]
     steps_per_epoch: int
     total_steps: int
+    start: Callable[[], Mapping[str, Tree]] | None = None
 
     def draw(self, step: int) -> Draw:
         """What a step works on: the one place from which all take it."""
@@ -94,7 +98,14 @@ class Experiment:
         state = init_state(self.model, self.optimizer, key, self.example)
         state = state._replace(objective=self.objective_state)
         before = self.config.train.start_from
+        if self.start is not None:
+            return self._unfolded(start_with(self.start(), state, before))
         return start_from(before, state) if before else state
+
+    def _unfolded(self, state: TrainState) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 3)
+        found = unfold_norms(self.model, state.variables, self.task, self.train, key)
+        return state._replace(params=found["params"], batch_stats=found["batch_stats"])
 
     @property
     def shapes(self) -> TrainState:
@@ -117,6 +128,7 @@ class Experiment:
             optimizer=self.optimizer,
             learning_rate=self.learning_rate,
             batch_size=self.config.train.batch_size,
+            bits=tuple(self.config.train.bits),
         )
 
     @property
@@ -149,12 +161,18 @@ class Experiment:
         }
 
 
-def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Experiment:
+def make_experiment(
+    config: ml_collections.ConfigDict,
+    devices: int = 1,
+    *,
+    start: Callable[[], Mapping[str, Tree]] | None = None,
+) -> Experiment:
     """Returns the parts of an experiment.
 
     Args:
       config: as `config.default_config`.
       devices: that share a batch, over all processes.
+      start: as in `Experiment`.
 
     Raises:
       ValueError: a field's value is refused; names it and what is wanted.
@@ -195,6 +213,7 @@ def make_experiment(config: ml_collections.ConfigDict, devices: int = 1) -> Expe
         learning_rate=make_schedule(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        start=start,
     )
 
 

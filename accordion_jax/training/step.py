@@ -4,7 +4,7 @@ Nothing crosses between host and devices in a step: the data set, the order of t
 step's number are on the devices already.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -17,6 +17,7 @@ from accordion_jax.models import Network
 from accordion_jax.tasks import Task
 from accordion_jax.training.loss import weighted_loss
 from accordion_jax.training.objective import Draw
+from accordion_jax.training.rounding import round_units
 from accordion_jax.training.state import TrainState
 
 AXIS = data.AXIS
@@ -59,6 +60,7 @@ def train_step(
     batch_size: int,
     devices: int,
     several: bool = False,
+    bits: Sequence[int] = (),
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
@@ -83,6 +85,7 @@ def train_step(
       devices: that share the batch.
       several: whether several runs take their steps at once; state, order and key then have a
         leading axis of runs.
+      bits: that kernels are rounded to, as `rounding.round_units`; none: they are not.
 
     Returns:
       The new state, and the metrics of `loss.weighted_loss` over the whole batch, a number a
@@ -112,6 +115,11 @@ def train_step(
         return task.prepare(task.augment(picked, drawn)), targets[rows]
 
     @each_run
+    def round_kernels(params, step, key):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), step), 3)
+        return round_units(params, bits, key)
+
+    @each_run
     def loss_and_rest(params, batch_stats, objective, x, y):
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updated = model.apply(
@@ -128,6 +136,8 @@ def train_step(
     def total_loss(params):
         # One gradient of all runs, not the gradient of each in a map: XLA then sees gradients of
         # grouped convolutions, which cuDNN has kernels for.
+        if bits:
+            params = round_kernels(params, state.step, key)
         loss, rest = loss_and_rest(params, state.batch_stats, state.objective, x, y)
         return jnp.sum(loss), rest
 

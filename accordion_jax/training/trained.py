@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -110,22 +111,37 @@ def start_from(workdir: str | os.PathLike, state: TrainState) -> TrainState:
       state: as it would begin; its step, momentum and objective stay.
 
     Raises:
-      ValueError: the run is of another network; names the first array that differs.
+      ValueError: as `start_with`.
       FileNotFoundError, CheckpointError: as `load_run`.
     """
-    found = load_run(workdir).variables
+    return start_with(load_run(workdir).variables, state, workdir)
+
+
+def start_with(
+    variables: Mapping[str, Tree], state: TrainState, source: str | os.PathLike
+) -> TrainState:
+    """Returns a state of the first step with given weights and statistics.
+
+    Args:
+      variables: {"params": ..., "batch_stats": ...}.
+      state: as it would begin; its step, momentum and objective stay.
+      source: where they are from.
+
+    Raises:
+      ValueError: they are of another network; names the first array that differs.
+    """
     there, here = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in each}
-        for each in map(jax.tree_util.tree_leaves_with_path, (found, state.variables))
+        for each in map(jax.tree_util.tree_leaves_with_path, (variables, state.variables))
     )
     for name in sorted(there.keys() | here.keys()):
         if there.get(name) != here.get(name):
             raise ValueError(
-                f"config.train.start_from={os.fspath(workdir)!r} is of another network: {name} is "
+                f"config.train.start_from={os.fspath(source)!r} is of another network: {name} is "
                 f"{there.get(name, 'not in it')}, and {here.get(name, 'not in this one')} here; "
-                "give config.model and config.data.name the values of its config.json"
+                "give config.model and config.data.name the values that it was trained with"
             )
-    return state._replace(params=found["params"], batch_stats=found["batch_stats"])
+    return state._replace(params=variables["params"], batch_stats=variables.get("batch_stats", {}))
 
 
 def _there(path: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""Weights that are rounded in the forward pass: training for bundles of few bits.
+
+A step computes with each unit's kernels in one of the given numbers of bits, drawn for each unit
+and step, and moves the float32 weights by the gradient with respect to the rounded ones, as if
+rounding were the identity (*straight through*: Bengio et al. 2013, arXiv:1308.3432; Jacob et al.
+2018, arXiv:1712.05877). Since a device may hold some blocks in few bits and others in more, units
+are drawn independently. The levels are those of a bundle's integers: 2^bits - 1 of them about zero,
+a scale a channel, that of the least squared error.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from accordion_jax.training.state import Tree
+
+# More bits are as good as the weights themselves.
+MOST_ROUNDED = 8
+# Scales that are tried for a channel: from a half octave above the one that clips nothing to two
+# and a half below it, eight an octave. A bundle tries sixteen an octave: on the kernels of a
+# ResNet-20 that takes twice as long, and the squared error at 4 bits is 0.7 % smaller.
+_TRIED = tuple(2.0 ** (-k / 8) for k in range(-4, 20))
+
+
+def rounded(kernel: jax.Array, bits: int) -> jax.Array:
+    """Returns a kernel in integers of so many bits; its gradient is passed on unchanged.
+
+    Args:
+      kernel: [..., channels] float32.
+      bits: 1 to 8.
+    """
+    fixed = jax.lax.stop_gradient(kernel)
+    channels = fixed.reshape(-1, kernel.shape[-1])
+    levels = 2**bits - (bits > 1)
+    nearest = jax.vmap(lambda weights: _nearest(weights, levels), 1, 1)(channels)
+    # The second term is zero, and has the gradient.
+    return nearest.reshape(kernel.shape) + (kernel - fixed)
+
+
+def _nearest(weights: jax.Array, levels: int) -> jax.Array:
+    """The weights of one channel, [rows], at the levels of the scale that suits them best."""
+    half = (levels - 1) / 2
+    largest = jnp.max(jnp.abs(weights))
+    # A channel of zeros stays one, whatever its scale is.
+    tried = jnp.asarray(_TRIED, weights.dtype) * (jnp.where(largest > 0, largest, 1.0) / half)
+
+    def at(scale: jax.Array) -> jax.Array:
+        return (jnp.clip(jnp.round(weights / scale + half), 0, levels - 1) - half) * scale
+
+    errors = jax.vmap(lambda scale: jnp.sum(jnp.square(at(scale) - weights)))(tried)
+    return at(tried[jnp.argmin(errors)])
+
+
+def round_units(params: Mapping[str, Tree], bits: Sequence[int], key: jax.Array) -> dict[str, Any]:
+    """Returns parameters whose kernels are rounded, each unit's to one of some numbers of bits.
+
+    Args:
+      params: unit -> tree. Arrays of two axes or more are kernels; the others stay.
+      bits: 1 to 8, 16 or 32, each as likely as the others; 16 and 32 round nothing.
+      key: of the draw.
+    """
+    names = sorted(params)
+    drawn = jax.random.randint(key, (len(names),), 0, len(bits))
+    return {
+        name: jax.tree.map(lambda leaf, which=which: _one_of(leaf, bits, which), params[name])
+        for name, which in zip(names, drawn, strict=True)
+    }
+
+
+def _one_of(leaf: jax.Array, bits: Sequence[int], which: jax.Array) -> jax.Array:
+    if leaf.ndim < 2:
+        return leaf
+    every = [rounded(leaf, each) if each <= MOST_ROUNDED else leaf for each in bits]
+    return every[0] if len(every) == 1 else jax.lax.select_n(which, *every)
