@@ -5,12 +5,14 @@
 writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and sizes.
 
 --bits says how many bits a weight has when it is sent: one number, or several that grow. With 4,8
-each block is sent in 4 bits first, and later in the bits that make 8 of them. Each model that a
+each block is sent in 4 bits first, and later in the bits that make 8 of them. In fewer than 8 bits
+batch norms have statistics of the rounded network, measured on training images. Each model that a
 device may run is measured on the run's test split, so that the data set must be there. With 32 the
 weights are sent as they are, and nothing is measured again.
 """
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from absl import app, flags
 from accordion_jax import data, evaluation
 from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
-from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import summary
@@ -32,7 +34,16 @@ from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress
-from accordion_jax.training import CheckpointError, Run, compiler_options, load_measured_run
+from accordion_jax.training import (
+    CheckpointError,
+    Run,
+    compiler_options,
+    load_measured_run,
+    make_experiment,
+)
+from accordion_jax.training.renewing import Renewal
+
+_log = logging.getLogger("accordion_jax")
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
@@ -46,6 +57,8 @@ _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that th
 
 # An order is found by differences between models on the same examples: more would not change it.
 _ORDER_EXAMPLES = 5000
+# Rounding to so many changes what norms see by less than measuring it does.
+_MANY_BITS = 8
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,12 +93,7 @@ def _bits() -> list[int]:
 def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
     """The arguments of `write_bundle` for a run in these bits, each model measured."""
     block_names = tuple(run.model.block_names)
-    chains = Chains(
-        fold_norms(run.variables),
-        base_names=tuple(run.model.base_names),
-        block_names=block_names,
-        bits=bits,
-    )
+    chains = _chains(run, ladder, bits)
     facts: dict[str, Any] = {"bits": list(bits)}
     order = blockwise(ladder, block_names, len(bits))
     if total := passes_of_search(chains):
@@ -109,6 +117,30 @@ def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) 
     return encoded_parts(
         chains, order, found, description=run.description, table=table, facts=facts
     )
+
+
+def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
+    """The segments in these bits; few bits have norms that know the features of rounded weights."""
+    variables = run.variables
+    cut = functools.partial(
+        Chains, base_names=tuple(run.model.base_names), block_names=tuple(run.model.block_names)
+    )
+    few = [step for step, each in enumerate(bits) if each < _MANY_BITS]
+    wanted = variables.get("batch_stats") and (few or run.config.train.bits)
+    if not wanted or not ladder.has_prefixes_alone:
+        return cut(fold_norms(variables), bits=bits)
+    experiment = make_experiment(run.config)
+    renew = Renewal(experiment.task, experiment.train, seed=run.config.seed)
+    if run.config.train.bits:
+        _log.info("measuring what the norms see: they have seen weights that training rounded")
+        variables = renew(run.model, variables)
+    folded, norms = fold_norms(variables), {}
+    for step in few:
+        _log.info("measuring what the norms see of weights in %d bits", bits[step])
+        rounded = cut(folded, bits=bits[step:]).variables({})
+        seen = renew(run.model, norms_to_measure(variables, rounded))
+        norms[step] = unit_norms(seen, folded)
+    return cut(folded, bits=bits, norms=norms)
 
 
 @contextlib.contextmanager

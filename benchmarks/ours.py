@@ -87,7 +87,12 @@ def write_random_bundle(
             variables, **names, description=description, ladder=ladder, table=table
         )
         return write_bundle(folder, **parts)
-    chains = Chains(fold_norms(variables), **names, bits=bits)
+    chains = Chains(
+        fold_norms(variables),
+        base_names=model.base_names,
+        block_names=model.block_names,
+        bits=bits,
+    )
     order = blockwise(ladder, model.block_names, len(bits))
     found = rungs_of(order, ladder, model.block_names)
     found += uniform(ladder, model.block_names, len(bits) - 1)

@@ -103,6 +103,14 @@ class Ladder:
         return tuple(configuration.skip_mask for configuration in self.configurations)
 
     @property
+    def has_prefixes_alone(self) -> bool:
+        """Whether each configuration keeps the first of all blocks, in the forward order.
+
+        A block then sees the same features in each configuration that keeps it.
+        """
+        return all(each.blocks == tuple(range(each.depth)) for each in self)
+
+    @property
     def sending_order(self) -> tuple[int, ...]:
         """Every block once, in the order in which the ladder's configurations need them."""
         order = dict.fromkeys(

@@ -130,6 +130,10 @@ def train_together(
             ]
             loop = _Loop(together, checkpoints, writers, reporter, evaluate, eval_split, stop)
             state = loop.run(state, step)
+        elif not step:  # a run of no steps is what it begins with
+            for each, begun in zip(checkpoints, together.fetch(state), strict=True):
+                each.save(0, begun)
+                each.wait()
         return together.split(state)
 
 

@@ -76,7 +76,7 @@ def without_training(
       variables: not folded.
       recalibrate: gives a network new statistics.
     """
-    note = "not trained; statistics of batch norms renewed on 5,000 training images"
+    note = "not trained; statistics of batch norms renewed on training images"
 
     def quantised(bits: int) -> Sequence[Sent]:
         return sending.dense(recalibrate(model, sending.rounded(variables, bits)), (bits,))

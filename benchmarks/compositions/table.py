@@ -27,10 +27,10 @@ from absl import flags
 from accordion_jax import data, models, training
 from accordion_jax.system import command
 from accordion_jax.system.files import write_json, write_whole
+from accordion_jax.training.renewing import Renewal
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.compositions.recalibrating import Recalibration
 from benchmarks.options import ONLY, OUT, run
 from benchmarks.report import machine
 
@@ -81,9 +81,10 @@ def main() -> None:
             nnc.of_plain(plain.model, plain.variables, _NNC.value),
         ]
         train = data.load(name, "train", data_dir=folder, holdout=_CALIBRATION.value)
-        compositions.append(
-            rows.without_training(plain.model, plain.variables, Recalibration(train))
-        )
+        config = plain.config.data
+        task = train.task.with_augmentation(pad=config.pad, flip=config.flip)
+        renew = Renewal(task, train, seed=plain.config.seed)
+        compositions.append(rows.without_training(plain.model, plain.variables, renew))
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:

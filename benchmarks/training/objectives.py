@@ -39,6 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "nested distilled": {"objective.name": "nested", "objective.distillation": 0.5},
     "expected": {"objective.name": "expected"},
     "expected distilled": {"objective.name": "expected", "objective.distillation": 0.5},
+    "expected in 4 bits": {"objective.name": "expected", "train.bits": (4, 32)},
     "minimax": {"objective.name": "minimax"},
     "BlockCoML-05": {"scheme": "blockcoml"},
     "BlockCoML-03": {"scheme": "blockcoml", "policy.full_probability": 0.3},

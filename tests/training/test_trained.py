@@ -57,6 +57,18 @@ def test_another_network_is_refused(before):
     make(train__start_from=str(workdir), model__arguments__channels=(4, 8)).init()
 
 
+def test_a_run_of_no_steps_is_what_it_begins_with(before, tmp_path):
+    workdir, last = before
+    experiment = make(train__start_from=str(workdir), train__steps=0, train__epochs=0.0)
+    training.claim_workdir(tmp_path, experiment, write=True)
+    for _ in range(2):
+        state = data.unreplicate(training.train(experiment, tmp_path))
+        assert_same((state.params, state.batch_stats), (last.params, last.batch_stats))
+    run = training.load_run(tmp_path)
+    assert run.step == 0
+    assert_same(run.variables["params"], last.params)
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist"):
         make(train__start_from=str(tmp_path)).init()

@@ -67,3 +67,80 @@ def _is_pair(conv: Any, norm: Mapping[str, Any], statistics: Any) -> bool:
         and norm.keys() == {"scale", "bias"}
         and statistics.keys() == {"mean", "var"}
     )
+
+
+def norms_to_measure(variables: Mapping[str, Any], kernels: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a network with other kernels, whose norms do what they were trained to.
+
+    Rounded kernels give features of another mean and variance than those that a norm was trained
+    to bring to its bias and scale. Once the statistics of this network have been measured, its
+    norms do so again, and `unit_norms` folds them as far as the kernels can stay.
+
+    Args:
+      variables: of the network as it was trained, not folded; unchanged.
+      kernels: variables of the network, folded, whose kernels are rounded; unchanged.
+    """
+
+    def merged(old: Mapping[str, Any], new: Mapping[str, Any], statistics: Any) -> dict[str, Any]:
+        found = dict(new)
+        for name, node in old.items():
+            if not isinstance(node, Mapping):
+                continue
+            below = statistics.get(name, {}) if isinstance(statistics, Mapping) else {}
+            if name.replace("norm", "conv") != name and _is_pair(
+                old.get(name.replace("norm", "conv")), node, below
+            ):
+                # The sign of a scale is in the kernel.
+                found[name] = {"scale": np.abs(node["scale"]), "bias": np.asarray(node["bias"])}
+            else:
+                found[name] = merged(node, new[name], below)
+        return found
+
+    statistics = variables.get("batch_stats", {})
+    return {**kernels, "params": merged(variables["params"], kernels["params"], statistics)}
+
+
+def unit_norms(
+    measured: Mapping[str, Any], folded: Mapping[str, Any], *, epsilon: float = 1e-5
+) -> dict[str, Any]:
+    """Returns a folded network with the norms of a measured one, as a scale and a bias.
+
+    Their means are 0 and their variances 1, which cost no bytes, and the outputs are those that
+    measured norms give. All else is that of the folded network.
+
+    Args:
+      measured: variables with statistics that were measured, of the same structure; unchanged.
+      folded: variables, whose kernels stay; unchanged.
+      epsilon: that the model's norms add to the variance.
+    """
+
+    def renewed(old: Any, params: Any, statistics: Any) -> tuple[Any, Any]:
+        if statistics.keys() == {"mean", "var"} and params.keys() == {"scale", "bias"}:
+            scale, bias, mean, var = (
+                np.asarray(array, np.float64)
+                for array in (
+                    *(params["scale"], params["bias"]),
+                    *(statistics["mean"], statistics["var"]),
+                )
+            )
+            factor = scale / np.sqrt(var + epsilon)
+            new = {"scale": factor * np.sqrt(1 + epsilon), "bias": bias - mean * factor}
+            zeros, ones = (np.full(mean.shape, value, np.float32) for value in (0, 1))
+            return (
+                {name: array.astype(np.float32) for name, array in new.items()},
+                {"mean": zeros, "var": ones},
+            )
+        below = {
+            name: renewed(old[name], params[name], each)
+            for name, each in statistics.items()
+            if isinstance(each, Mapping) and isinstance(params.get(name), Mapping)
+        }
+        return (
+            {**old, **{name: pair[0] for name, pair in below.items()}},
+            {**statistics, **{name: pair[1] for name, pair in below.items()}},
+        )
+
+    params, statistics = renewed(
+        folded["params"], measured["params"], measured.get("batch_stats", {})
+    )
+    return {**folded, "params": params, "batch_stats": statistics}

@@ -15,6 +15,9 @@ from accordion_jax.delivery.bundle.encodings.segment import (
 )
 from accordion_jax.delivery.bundle.writing import Piece
 
+# Of what a step sends of its own beside its kernels, in the first step; one less in each other.
+_NORM_BITS = 8
+
 
 class Chains:
     """Each segment of a network in few bits, and the refinements that add the others.
@@ -26,6 +29,8 @@ class Chains:
       base_names: units that are one segment, ``base``.
       block_names: units that are a segment each.
       bits: of the steps, coarse to fine, each 1 to 8, 16 or 32; see `encodings_for`.
+      norms: step -> variables of that step in place of these, which differ in arrays of one axis
+        alone. Of a step that is not the last these are sent in integers, and anew in the next.
 
     Attributes:
       names: of the segments: the base, then the blocks as given.
@@ -44,6 +49,7 @@ class Chains:
         base_names: Sequence[str],
         block_names: Sequence[str],
         bits: Sequence[int],
+        norms: Mapping[int, Mapping[str, Any]] | None = None,
     ):
         if not bits or list(bits) != sorted({*bits}):
             raise ValueError(f"bits={list(bits)}; wanted one number or several that grow, as 4,8")
@@ -52,18 +58,16 @@ class Chains:
         self.contents: dict[str, tuple[bytes, ...]] = {}
         self._layouts: dict[str, Layout] = {}
         self._trees: dict[str, tuple[dict[str, Any], ...]] = {}
+        of_steps = [(norms or {}).get(step, variables) for step in range(len(bits))]
         for name in self.names:
-            if name == BASE:
-                arrays = {
-                    f"{unit}/{path}": array
-                    for unit in base_names
-                    for path, array in tensors_of_unit(variables, unit).items()
-                }
-            else:
-                arrays = tensors_of_unit(variables, name)
-            contents = encode_chain(arrays, [encodings_for(arrays, each) for each in bits])
+            units = base_names if name == BASE else ()
+            arrays = [_arrays(each, name, units) for each in of_steps]
+            encodings = [
+                _encodings(each, bits[step], step, arrays[-1]) for step, each in enumerate(arrays)
+            ]
+            contents = encode_chain(arrays, encodings)
             self.contents[name] = tuple(contents)
-            self._layouts[name] = Layout.of(arrays)
+            self._layouts[name] = Layout.of(arrays[-1])
             held = read(contents[0], self._layouts[name])
             steps = [held]
             for content in contents[1:]:
@@ -94,6 +98,32 @@ class Chains:
     def piece(self, name: str, step: int) -> Piece:
         """Returns a step as `write_bundle` takes it."""
         return Piece(name, self.bits[step], self._layouts[name], self.contents[name][step])
+
+
+def _arrays(variables: Mapping[str, Any], name: str, units: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of a segment: those of its unit, or of the units that are one segment."""
+    if not units:
+        return tensors_of_unit(variables, name)
+    return {
+        f"{unit}/{path}": array
+        for unit in units
+        for path, array in tensors_of_unit(variables, unit).items()
+    }
+
+
+def _encodings(
+    arrays: Mapping[str, np.ndarray], bits: int, step: int, last: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """How each array is sent in a step.
+
+    What differs from the last step is sent in integers, of fewer bits in each step: a refinement
+    sends anew what has another encoding than before, and takes more bits for those of before.
+    """
+    chosen = encodings_for(arrays, bits)
+    for name, array in arrays.items():
+        if array.ndim < 2 and not np.array_equal(array, last[name]):
+            chosen[name] = f"int{_NORM_BITS - step}"
+    return chosen
 
 
 def _tree(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

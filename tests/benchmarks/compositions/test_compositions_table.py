@@ -13,7 +13,6 @@ from accordion_jax.depth import make_ladder
 from benchmarks.compositions import pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.compositions.recalibrating import Recalibration
 from benchmarks.compositions.table import exits, markdown, measure, measure_depths
 from tests.networks import IMAGE_SHAPE, perturbed_variables, tiny_resnet
 
@@ -108,17 +107,3 @@ def test_the_document_is_printed_and_drawn(measured, dataset, judge, tmp_path):
     pictures.draw(tmp_path / "picture.png", document)
     pictures.draw(tmp_path / "without.png", document | {"early_exit": None})
     assert (tmp_path / "picture.png").stat().st_size > (tmp_path / "without.png").stat().st_size
-
-
-def test_statistics_are_renewed_and_nothing_else(dataset):
-    renew = Recalibration(dataset, examples=40, batch_size=10)
-    found = renew(MODEL, VARIABLES)
-    jax.tree.map(np.testing.assert_array_equal, found["params"], VARIABLES["params"])
-    far = VARIABLES | {"batch_stats": jax.tree.map(lambda x: x + 5, VARIABLES["batch_stats"])}
-    often = Recalibration(dataset, examples=60, batch_size=1)
-    # What was there before is forgotten.
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=0.05),
-        often(MODEL, far)["batch_stats"]["stem"],
-        often(MODEL, VARIABLES)["batch_stats"]["stem"],
-    )

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from accordion_jax import tasks
-from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
 from tests.delivery.resnets import INPUT, make_images, make_resnet
 
 
@@ -99,3 +99,57 @@ def test_what_is_no_convolution_with_its_norm_is_left():
             assert folded[collection].get(unit) == variables[collection].get(unit)
     assert folded["batch_stats"]["deep"]["er"]["norm"]["mean"].tolist() == [0, 0]
     assert fold_norms({"params": {"head": {"kernel": ones}}})["params"]["head"]["kernel"] is ones
+
+
+def test_norms_of_rounded_kernels_do_what_they_were_trained_to(resnet):
+    model, variables = resnet
+    folded = fold_norms(variables)
+    rounded = jax.tree.map(lambda x: np.round(x, 1) if x.ndim > 1 else x, folded)
+    measuring = norms_to_measure(variables, rounded)
+    for unit, norm in (("stem", "norm"), ("stage2_block01", "norm1"), ("stage3_block01", "norm2")):
+        was, found = (each["params"][unit][norm] for each in (variables, measuring))
+        np.testing.assert_array_equal(found["scale"], np.abs(was["scale"]))
+        np.testing.assert_array_equal(found["bias"], was["bias"])
+        kernels = [
+            each["params"][unit][norm.replace("norm", "conv")] for each in (rounded, measuring)
+        ]
+        np.testing.assert_array_equal(*(each["kernel"] for each in kernels))
+    # With statistics of any kind, the folded network is the measured one.
+    rng = np.random.default_rng(0)
+    measuring["batch_stats"] = jax.tree.map(
+        lambda x: rng.uniform(0.5, 2, x.shape).astype(np.float32), measuring["batch_stats"]
+    )
+    found = unit_norms(measuring, folded)
+    for each in jax.tree.leaves(found["batch_stats"]):
+        assert np.isin(each, (0, 1)).all()
+    same_kernels = jax.tree.map(lambda a, b: a if a.ndim > 1 else b, measuring, found)
+    mask = (False,) * 3
+    wanted = outputs(model, measuring, mask)
+    np.testing.assert_allclose(
+        outputs(model, same_kernels, mask), wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max()
+    )
+    # All but the norms is that of the folded network.
+    np.testing.assert_array_equal(
+        found["params"]["stem"]["conv"]["kernel"], folded["params"]["stem"]["conv"]["kernel"]
+    )
+    np.testing.assert_array_equal(found["params"]["head"]["bias"], folded["params"]["head"]["bias"])
+
+
+def test_exact_statistics_of_the_network_itself_are_the_folded_network():
+    model, variables, _, _ = make_resnet()
+    folded = fold_norms(variables)
+    measuring = norms_to_measure(variables, folded)
+    # A folded kernel gives features of mean m g and variance v g^2, with g the factor folded in.
+    for unit, norms in variables["batch_stats"].items():
+        for norm, held in norms.items():
+            scale = variables["params"][unit][norm]["scale"].astype(np.float64)
+            factor = scale / np.sqrt(held["var"] + 1e-5) * np.sqrt(1 + 1e-5)
+            measuring["batch_stats"][unit] = measuring["batch_stats"][unit] | {
+                norm: {"mean": held["mean"] * factor, "var": held["var"] * factor**2}
+            }
+    found = unit_norms(measuring, folded)
+    for unit, norms in variables["batch_stats"].items():
+        for norm in norms:
+            ours, wanted = (each["params"][unit][norm] for each in (found, folded))
+            np.testing.assert_allclose(ours["scale"], wanted["scale"], rtol=1e-2)
+            np.testing.assert_allclose(ours["bias"], wanted["bias"], rtol=1e-2, atol=1e-2)

@@ -76,3 +76,24 @@ def test_what_makes_no_sense_is_refused(variables, blocks):
             make(bits)
     with pytest.raises(ValueError, match="no parameters of 'stage9'"):
         make([4], ("stage9",))
+
+
+def test_a_step_may_have_norms_of_its_own(variables, blocks):
+    def norms_times(factor):
+        return jax.tree.map(lambda x: x * np.float32(factor) if x.ndim < 2 else x, variables)
+
+    names = {"base_names": BASE, "block_names": blocks, "bits": [2, 4, 8]}
+    own = Chains(variables, **names, norms={0: norms_times(0.8), 1: norms_times(0.9)})
+    shared = Chains(variables, **names)
+    for step, factor in ((0, 0.8), (1, 0.9), (2, 1.0)):
+        found, other = (each.variables({BLOCK: step}) for each in (own, shared))
+        np.testing.assert_array_equal(kernel(found), kernel(other))
+        wanted = variables["batch_stats"][BLOCK]["norm1"]["mean"] * factor
+        after = found["batch_stats"][BLOCK]["norm1"]["mean"]
+        np.testing.assert_allclose(after, wanted, atol=0.01 * np.abs(wanted).max())
+    # The last step is as it is without them; they cost a byte a number there, and two of each.
+    np.testing.assert_array_equal(
+        *(each.variables({BLOCK: 2})["params"][BLOCK]["norm1"]["bias"] for each in (own, shared))
+    )
+    assert own.size_bytes(BLOCK, 0) < shared.size_bytes(BLOCK, 0)
+    assert own.size_bytes(BLOCK, 2) > shared.size_bytes(BLOCK, 2)

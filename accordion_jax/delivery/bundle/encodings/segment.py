@@ -16,6 +16,7 @@ a few times what the layout says, and whatever is wrong is a BundleError.
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -155,7 +156,8 @@ def write_refinement(coarse: Encoded, fine: Encoded, refines: str) -> bytes:
 
 
 def encode_chain(
-    arrays: Mapping[str, np.ndarray], encodings: Sequence[Mapping[str, str]]
+    arrays: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
+    encodings: Sequence[Mapping[str, str]],
 ) -> list[bytes]:
     """Returns a segment in few bits, and the refinements that add to it step by step.
 
@@ -164,15 +166,26 @@ def encode_chain(
     among those that the next one determines.
 
     Args:
-      arrays: of the segment, float32.
+      arrays: of the segment, float32; or those of each step, where steps differ in what is no
+        kernel: that is sent anew, and so has another encoding in the next step.
       encodings: of each step, coarse to fine; see `encodings_for`.
 
     Raises:
-      BundleError: as `encode`.
+      BundleError: as `encode`, or an array changes from a step to the next with its encoding the
+        same, so that it would not be sent.
     """
+    each = [arrays] * len(encodings) if isinstance(arrays, Mapping) else list(arrays)
+    for i, (old, new) in enumerate(itertools.pairwise(each)):
+        for name in old:
+            same = encodings[i][name] == encodings[i + 1][name]
+            if same and not np.array_equal(old[name], new[name]):
+                raise BundleError(
+                    f"array {name!r} changes from step {i} to the next, and is {encodings[i][name]}"
+                    " in both: give it another encoding in one of them"
+                )
     steps: list[Encoded] = []
-    for step in reversed(encodings):
-        steps.insert(0, encode(arrays, step, steps[0] if steps else None))
+    for step, of_step in zip(reversed(encodings), reversed(each), strict=True):
+        steps.insert(0, encode(of_step, step, steps[0] if steps else None))
     contents = [write(steps[0])]
     for i in range(1, len(steps)):
         sha256 = hashlib.sha256(contents[-1]).hexdigest()
