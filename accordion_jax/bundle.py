@@ -9,12 +9,16 @@ each block is sent in 4 bits first, and later in the bits that make 8 of them. I
 batch norms have statistics of the rounded network, measured on training images. Each model that a
 device may run is measured on the run's test split, so that the data set must be there. With 32 the
 weights are sent as they are, and nothing is measured again.
+
+A search that is interrupted goes on where it stopped: the same command measures no set twice. What
+it has is in a hidden file in DIR, which goes when the bundle is written.
 """
 
 import contextlib
 import functools
 import itertools
 import logging
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,9 +30,10 @@ from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
 from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
+from accordion_jax.delivery.bundle.passes_kept import Ask, digest_of, kept
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.reading import summary
-from accordion_jax.delivery.bundle.searching import Measure, find_order, passes_of_search
+from accordion_jax.delivery.bundle.searching import find_order, passes_of_search
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
@@ -78,9 +83,13 @@ def main(argv: Sequence[str]) -> None:
         ladder=ladder,
         table=table,
     )
+    passes_kept = None
     if bits != [32]:
-        parts = _encoded(run, ladder, table, bits)
-    print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
+        parts, passes_kept = _encoded(run, ladder, table, bits)
+    bundle = write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)
+    if passes_kept:
+        passes_kept.unlink(missing_ok=True)
+    print(summary(bundle))
 
 
 def _bits() -> list[int]:
@@ -90,33 +99,43 @@ def _bits() -> list[int]:
         raise app.UsageError(f"--bits={','.join(_BITS.value)}; wanted numbers, as 4,8") from error
 
 
-def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
-    """The arguments of `write_bundle` for a run in these bits, each model measured."""
+def _encoded(
+    run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]
+) -> tuple[dict[str, Any], pathlib.Path]:
+    """The arguments of `write_bundle` for a run in these bits, each model measured.
+
+    Also the file of what the search has measured, which is to go when the bundle is there.
+    """
     block_names = tuple(run.model.block_names)
     chains = _chains(run, ladder, bits)
     facts: dict[str, Any] = {"bits": list(bits)}
+    digest = digest_of(chains)
+    path = pathlib.Path(_OUT.value) / f".search-{digest[:16]}.jsonl"
     order = blockwise(ladder, block_names, len(bits))
     if total := passes_of_search(chains):
         examples, split = _examples_of_the_order(run)
         facts["order"] = {"examples": len(examples), "split": split}
         with _passes("finding the order", total) as on_pass:
-            measure = _measure(run, ladder, examples)
-            order = find_order(chains, ladder, block_names, measure, on_pass)
+            measure = _measure(run, chains, ladder, examples)
+            belongs_to = {"network": digest, "data": run.config.data.name, **facts["order"]}
+            with kept(path, belongs_to, measure) as remembered:
+                order = find_order(chains, ladder, block_names, remembered, on_pass)
     rungs = rungs_of(order, ladder, block_names)
     # A device that can pay for bits but not for operations goes another way.
     rungs += uniform(ladder, block_names, len(bits) - 1)
     parts = list(passes(rungs))
     with _passes("measuring", len(parts)) as on_pass:
-        measure = _measure(run, ladder, _measured_on(run), run.config.sweep.examples)
+        measure = _measure(run, chains, ladder, _measured_on(run), run.config.sweep.examples)
         found: list[tuple[Rung, Measured]] = []
         for steps, together in parts:
             masks = [rung.configuration.skip_mask for rung in together]
-            counted = measure(chains.variables(steps), masks)
+            counted = measure(steps, masks)
             found += zip(together, counted, strict=True)
             on_pass()
-    return encoded_parts(
+    parts_of_bundle = encoded_parts(
         chains, order, found, description=run.description, table=table, facts=facts
     )
+    return parts_of_bundle, path
 
 
 def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
@@ -179,7 +198,9 @@ def _measured_on(run: Run) -> data.Dataset:
     )
 
 
-def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0) -> Measure:
+def _measure(
+    run: Run, chains: Chains, ladder: Ladder, dataset: data.Dataset, examples: int = 0
+) -> Ask:
     """One pass over examples, for any of the ladder's skip masks; 0 examples are all."""
     sweep = evaluation.Sweep(
         run.model,
@@ -191,8 +212,8 @@ def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0)
     )
     place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
 
-    def measure(variables: Mapping[str, Any], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
-        counts = sweep(data.replicate(dict(variables)))
+    def measure(steps: Mapping[str, int], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
+        counts = sweep(data.replicate(chains.variables(steps)))
         return [
             Measured(
                 counts.examples,

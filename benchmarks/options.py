@@ -23,6 +23,9 @@ WAYS = flags.DEFINE_multi_enum(
 RUN = flags.DEFINE_string("run", None, "Folder of a trained run.")
 OUT = flags.DEFINE_string("out", None, "Folder to write into.")
 ONLY = flags.DEFINE_list("only", ["*"], "Patterns of names: what fits one of them is done.")
+NNC_PYTHON = flags.DEFINE_string(
+    "nnc_python", "", "A Python with nncodec; empty: without it, which the output then says."
+)
 JSON = flags.DEFINE_string("json", "", "Also writes the results to this JSON file.")
 
 

@@ -28,6 +28,10 @@ class Sample:
         """Returns the quotients of these values and another's, pair by pair."""
         return Sample(tuple(a / b for a, b in zip(self.values, other.values, strict=True)))
 
+    def times(self, factor: float) -> "Sample":
+        """Returns the values in another unit, of which there are so many in one of theirs."""
+        return Sample(tuple(factor * value for value in self.values))
+
     def rate(self, amount: float) -> "Sample":
         """Returns so much a second, where the values are the seconds that the amount took."""
         return Sample(tuple(amount / seconds for seconds in self.values))

@@ -110,8 +110,8 @@ def _measured(
             model.apply(variables, x)
         return found
 
-    if getattr(model, "scan_stages", False):  # what a loop's blocks see cannot be told apart
-        model = model.clone(scan_stages=False)
+    # Without a loop over blocks, in which what one sees cannot be told from what another sees.
+    model = models.build(models.describe(model))
     totals = []
     order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), len(train)))
     for i in range(rounds):

@@ -6,14 +6,16 @@ each tensor's levels under their own histogram: what a coder without contexts co
 """
 
 import collections
+import dataclasses
 import functools
 import json
 import logging
 import math
 import pathlib
+import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,21 @@ _OIHW, _HWIO = (3, 2, 0, 1), (2, 3, 1, 0)
 _CONSTANT = ("/scale", "/mean", "/var")  # of a folded norm
 
 
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """What a codec made of arrays at one quantisation parameter.
+
+    Attributes:
+      size_bytes: of the stream.
+      arrays: decoded.
+      decode_s: processor's seconds of decoding, one a repeat; empty where there was no codec.
+    """
+
+    size_bytes: int
+    arrays: dict[str, np.ndarray]
+    decode_s: tuple[float, ...] = ()
+
+
 def of_plain(
     model: models.Network, variables: Mapping[str, Any], python: str
 ) -> Iterator[Composition]:
@@ -49,20 +66,20 @@ def of_plain(
     """
     folded = fold_norms(variables)
     flat = {f"params:{path}": np.asarray(x) for path, x in flatten(folded["params"]).items()}
-    sent = {path: x for path, x in flat.items() if not path.endswith(_CONSTANT)}
+    sent = sent_of(flat)
     name, note = "NNC", "nncodec, one stream"
     if not python:
         name = "entropy bound for NNC"
         note = "no codec: the zero-order entropy of uniformly quantised tensors, with no header"
 
     @functools.cache
-    def coded() -> Coded:
-        return _coded(sent, python) if python else {qp: _bound(sent, qp) for qp in QPS}
+    def coded() -> dict[int, Coded]:
+        return code(sent, python) if python else {qp: _bound(sent, qp) for qp in QPS}
 
     def make(qp: int) -> list[Sent]:
-        size, arrays = coded()[qp]
-        params = {path.removeprefix("params:"): x for path, x in (flat | arrays).items()}
-        return [Sent({**folded, "params": unflatten(params)}, size)]
+        found = coded()[qp]
+        params = {path.removeprefix("params:"): x for path, x in (flat | found.arrays).items()}
+        return [Sent({**folded, "params": unflatten(params)}, found.size_bytes)]
 
     for qp in QPS:
         each = functools.partial(make, qp)
@@ -70,11 +87,21 @@ def of_plain(
         note = ""
 
 
-Coded = dict[int, tuple[int, dict[str, np.ndarray]]]
+def sent_of(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the arrays of a folded network that a codec is given, of all by their paths."""
+    return {path: x for path, x in flat.items() if not path.endswith(_CONSTANT)}
 
 
-def _coded(sent: Mapping[str, np.ndarray], python: str) -> Coded:
+def code(sent: Mapping[str, np.ndarray], python: str, qps: Sequence[int] = QPS) -> dict[int, Coded]:
     """Runs the codec in its own process.
+
+    Args:
+      sent: arrays; kernels with their outputs last.
+      python: that has `nncodec`.
+      qps: quantisation parameters.
+
+    Returns:
+      Of each quantisation parameter.
 
     Raises:
       RuntimeError: it failed; says what it said.
@@ -84,7 +111,7 @@ def _coded(sent: Mapping[str, np.ndarray], python: str) -> Coded:
         arrays = {path: _ordered(x, _OIHW) for path, x in sent.items()}
         safetensors.numpy.save_file(arrays, folder / "arrays.safetensors")
         finished = subprocess.run(
-            [python, str(_WORKER), str(folder / "arrays.safetensors"), temporary, *map(str, QPS)],
+            [python, str(_WORKER), str(folder / "arrays.safetensors"), temporary, *map(str, qps)],
             capture_output=True,
             text=True,
             check=False,
@@ -99,11 +126,9 @@ def _coded(sent: Mapping[str, np.ndarray], python: str) -> Coded:
         coded = {}
         for qp, facts in found.items():
             decoded = safetensors.numpy.load_file(folder / f"{qp}.safetensors")
-            coded[int(qp)] = (
-                facts["bytes"],
-                {path: _ordered(x, _HWIO) for path, x in decoded.items()},
-            )
-            _log.info("NNC at qp %s: decoded in %.2f s", qp, facts["decode_s"])
+            arrays = {path: _ordered(x, _HWIO) for path, x in decoded.items()}
+            coded[int(qp)] = Coded(facts["bytes"], arrays, tuple(facts["decode_s"]))
+            _log.info("NNC at qp %s: decoded in %.2f s", qp, statistics.median(facts["decode_s"]))
         return coded
 
 
@@ -114,7 +139,7 @@ def _ordered(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.ascontiguousarray(x.transpose(axes)) if x.ndim == 4 else x
 
 
-def _bound(sent: Mapping[str, np.ndarray], qp: int) -> tuple[int, dict[str, np.ndarray]]:
+def _bound(sent: Mapping[str, np.ndarray], qp: int) -> Coded:
     """Bytes of the entropy of the levels, and what they stand for; biases are float16."""
     bits, arrays = 0.0, {}
     step = step_of(qp)
@@ -126,7 +151,7 @@ def _bound(sent: Mapping[str, np.ndarray], qp: int) -> tuple[int, dict[str, np.n
         levels = np.rint(x / step)
         arrays[path] = (levels * step).astype(np.float32)
         bits += entropy_bits(levels) + 32
-    return math.ceil(bits / 8), arrays
+    return Coded(math.ceil(bits / 8), arrays)
 
 
 def step_of(qp: int, density: int = 2) -> float:

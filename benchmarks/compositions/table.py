@@ -31,7 +31,7 @@ from accordion_jax.training.renewing import Renewal
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.options import ONLY, OUT, run
+from benchmarks.options import NNC_PYTHON, ONLY, OUT, run
 from benchmarks.report import machine
 
 _log = logging.getLogger("accordion_jax")
@@ -39,7 +39,6 @@ _log = logging.getLogger("accordion_jax")
 _PLAIN = flags.DEFINE_string("plain", None, "Folder of a run that was trained whole.")
 _ELASTIC = flags.DEFINE_string("elastic", None, "Folder of a run of any depth.")
 _RIVALS = flags.DEFINE_string("rivals", None, "Folder that benchmarks.compositions.train wrote.")
-_NNC = flags.DEFINE_string("nnc_python", "", "A Python with nncodec; empty: an entropy bound.")
 _TEST = flags.DEFINE_integer("test_examples", 0, "Of the test set; 0: all.", 0)
 _CALIBRATION = flags.DEFINE_integer(
     "calibration", 5000, "Held-out training images on which thresholds are chosen.", 1
@@ -78,7 +77,7 @@ def main() -> None:
     if plain:
         compositions += [
             rows.of_plain(plain.model, plain.variables),
-            nnc.of_plain(plain.model, plain.variables, _NNC.value),
+            nnc.of_plain(plain.model, plain.variables, NNC_PYTHON.value),
         ]
         train = data.load(name, "train", data_dir=folder, holdout=_CALIBRATION.value)
         config = plain.config.data

@@ -52,7 +52,9 @@ Arrays = Mapping[str, np.ndarray]
 
 def random_variables(depth_n: int) -> dict[str, Any]:
     """Returns variables of a ResNet: normal kernels, of another size a channel."""
-    shapes = make_experiment(Options(depth_n, examples=124), num_classes=10).shapes.variables
+    shapes = make_experiment(
+        Options(depth_n, batch_size=128, examples=128), num_classes=10
+    ).shapes.variables
     rng = np.random.default_rng(0)
 
     def draw(leaf: Any) -> np.ndarray:

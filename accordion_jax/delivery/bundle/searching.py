@@ -15,18 +15,15 @@ when it pays to send more bits of the blocks that are there, and when another bl
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from accordion_jax.delivery.bundle.cutting import BASE
 from accordion_jax.delivery.bundle.encoding import Measured
 from accordion_jax.delivery.bundle.ordering import Item
+from accordion_jax.delivery.bundle.passes_kept import Ask
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.depth import Ladder, SkipMask
-
-# (variables, skip masks) -> what was counted of each mask.
-Measure = Callable[[Mapping[str, Any], Sequence[SkipMask]], Sequence[Measured]]
 
 # Columns of the grid at most: of more refinements several come together.
 _COLUMNS = 40
@@ -44,7 +41,7 @@ def find_order(
     chains: Chains,
     ladder: Ladder,
     block_names: Sequence[str],
-    measure: Measure,
+    measure: Ask,
     on_pass: Callable[[], None] = lambda: None,
 ) -> list[Item]:
     """Returns the order in which all steps of all segments are sent.
@@ -53,13 +50,14 @@ def find_order(
       chains: of the network.
       ladder: of the run.
       block_names: in the order of the forward pass.
-      measure: on examples that are not those of the table.
+      measure: (step of each segment, skip masks) -> what was counted of each mask, on examples that
+        are not those of the table.
       on_pass: is called after each pass over the examples.
     """
     names = [BASE, *(block_names[block] for block in ladder.sending_order)]
 
     def measured(steps: Mapping[str, int], masks: Sequence[SkipMask]) -> Sequence[Measured]:
-        found = measure(chains.variables(steps), masks)
+        found = measure(steps, masks)
         on_pass()
         return found
 

@@ -10,7 +10,7 @@ def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
 
     Args:
       segment: of the manifest.
-      content: of its file.
+      content: of its file, whose digest the caller has checked.
       before: what it refines; None where it refines nothing.
 
     Raises:
@@ -18,7 +18,7 @@ def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
     """
     if segment.refines is None:
         assert segment.layout is not None
-        return read(content, segment.layout)
+        return read(content, segment.layout, segment.sha256)
     if before is None:
         raise BundleError(f"it refines {segment.refines!r}, which is not here")
-    return refine(before, content)
+    return refine(before, content, segment.sha256)

@@ -41,7 +41,8 @@ def measure_of(network, seen, weight):
     """Errors and losses that are a sum over what is there; `seen` counts the passes."""
     chains, _, names = network
 
-    def measure(variables, skip_masks):
+    def measure(asked, skip_masks):
+        variables = chains.variables(asked)
         seen.append(variables)
         steps = steps_in(chains, variables)
         found = []

@@ -13,6 +13,7 @@ the scales. Scales are those of least squared error (`scales`).
 
 import dataclasses
 import math
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,9 @@ from accordion_jax.delivery.errors import BundleError
 
 # Bits -> levels.
 LEVELS = {bits: 2**bits - (bits > 1) for bits in range(1, 9)}
+_UNIT = struct.Struct("<f")
+_LARGEST = float(np.finfo(np.float32).max)
+_NO_INDICES = np.empty((0, 0), np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Quantised:
         """Returns the tensor, float32."""
         return dequantise(self.indices, self.scales, self.levels).reshape(self.shape)
 
+    def with_indices(self, indices: np.ndarray) -> "Quantised":
+        """Returns the tensor with these indices, of any shape, in place of its own."""
+        indices = indices.reshape(matrix_shape(self.shape))
+        return Quantised(self.shape, self.bits, self.unit, self.codes, indices)
+
 
 @dataclasses.dataclass(frozen=True)
 class Integer:
@@ -107,13 +116,13 @@ class Integer:
           BundleError: its scales are none.
         """
         channels = matrix_shape(shape)[1]
-        unit = np.frombuffer(take(4), "<f4").astype(np.float32)[0]
+        (unit,) = _UNIT.unpack(take(_UNIT.size))
         # The largest number of the tensor would be this.
-        largest = float(unit) * (LEVELS[self.code] - 1) / 2
-        if not 0 <= largest <= float(np.finfo(np.float32).max):
+        largest = unit * (LEVELS[self.code] - 1) / 2
+        if not 0 <= largest <= _LARGEST:
             raise BundleError(f"its scales have the unit {unit}; wanted a finite one from 0")
         codes = np.frombuffer(take(channels), np.uint8)
-        return Quantised(shape, self.code, unit, codes, np.empty((0, channels), np.uint8))
+        return Quantised(shape, self.code, np.float32(unit), codes, _NO_INDICES)
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

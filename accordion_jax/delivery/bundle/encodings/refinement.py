@@ -13,7 +13,7 @@ way for the other's.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,11 +38,13 @@ class Intervals:
       start: [rows, channels] uint8, the one that is nearest to zero; the first, of those about it.
       width: [rows, channels] uint8, how many there are.
       kind: [rows, channels] uint8, which stream says which one it is; see `_by_kind`.
+      kinds: that there may be.
     """
 
     start: np.ndarray
     width: np.ndarray
     kind: np.ndarray
+    kinds: frozenset[int]
 
 
 def residuals(coarse: Quantised, fine: Quantised) -> tuple[np.ndarray, Intervals]:
@@ -54,8 +56,9 @@ def residuals(coarse: Quantised, fine: Quantised) -> tuple[np.ndarray, Intervals
       BundleError: as `intervals`, or the coarse tensor was not made from the fine one.
     """
     found = intervals(coarse, fine)
-    below = _below_zero(coarse)
-    residual = np.where(below, found.start - fine.indices, fine.indices - found.start)
+    # Where the sign is -1, its last bits turn a number into its complement: -1 less than before.
+    sign = _below_zero(coarse)
+    residual = (fine.indices - found.start ^ sign) - sign
     if (residual >= found.width).any():
         raise BundleError("the coarse tensors were not encoded with finer= the fine ones")
     return residual, found
@@ -78,8 +81,8 @@ def refined(
     residual = residual.reshape(found.width.shape)
     if (residual >= found.width).any():
         raise BundleError("its residuals leave their intervals; fetch it again")
-    indices = np.where(_below_zero(coarse), found.start - residual, found.start + residual)
-    return dataclasses.replace(fine, indices=indices)
+    sign = _below_zero(coarse)
+    return fine.with_indices((residual ^ sign) - sign + found.start)
 
 
 def intervals(coarse: Quantised, fine: Quantised) -> Intervals:
@@ -92,76 +95,92 @@ def intervals(coarse: Quantised, fine: Quantised) -> Intervals:
     Raises:
       BundleError: an interval is empty: no fine tensor has this coarse one.
     """
-    start = np.empty_like(coarse.indices)
-    width = np.empty_like(coarse.indices)
-    every = np.arange(fine.levels, dtype=np.uint8)[:, None]
-    coarse_scales, fine_scales = coarse.scales, fine.scales
+    planes = np.empty((3, *coarse.indices.shape), np.uint8)
+    kinds: set[int] = set()
     step = max(1, _TABLE // fine.levels)
     for first in range(0, coarse.indices.shape[1], step):
         some = slice(first, first + step)
-        channels = np.arange(len(fine_scales[some]), dtype=np.int32)
-        values = dequantise(
-            np.broadcast_to(every, (fine.levels, len(channels))), fine_scales[some], fine.levels
-        )
-        nearest = quantise(values, coarse_scales[some], coarse.levels)
-        # How many fine levels each coarse one has, a channel: [coarse.levels, channels].
-        flat = nearest * np.int32(len(channels)) + channels
-        count = np.bincount(flat.reshape(-1), minlength=coarse.levels * len(channels))
-        count = count.reshape(coarse.levels, len(channels))
-        ends = count.cumsum(axis=0)
-        nearest_to_zero = ends - count
-        nearest_to_zero[: coarse.levels // 2] = ends[: coarse.levels // 2] - 1
-        # Both in one number, so that both are found by one look.
-        table = (256 * nearest_to_zero + count).astype("<u2").reshape(-1)
-        both = table[coarse.indices[:, some] * np.int32(len(channels)) + channels]
-        start[:, some], width[:, some] = both >> 8, both & 255
-    if width.size and not width.all():
+        table = _table(coarse, fine, some)
+        channels = np.arange(table.shape[1], dtype=np.uint16)
+        # All three in one number, so that they are found by one look. The table is small enough for
+        # its places to be numbers of 16 bits.
+        places = coarse.indices[:, some] * np.uint16(len(channels)) + channels
+        numbers = table.reshape(-1).take(places)
+        for at, plane in enumerate(planes):
+            plane[:, some] = numbers >> np.uint32(8 * at)
+        kinds |= set(np.flatnonzero(np.bincount((table >> np.uint32(16)).reshape(-1))).tolist())
+    start, width, kind = planes
+    if not width.all():
         raise BundleError("it does not refine what it names: no finer tensor has these levels")
-    kind = _KINDS[width]
+    return Intervals(start, width, kind, frozenset(kinds))
+
+
+def _table(coarse: Quantised, fine: Quantised, some: slice) -> np.ndarray:
+    """Returns start, width and kind of each coarse level's interval, in the bytes of a number.
+
+    Returns:
+      [coarse.levels, channels] uint32, of some of the channels.
+    """
+    fine_scales = fine.scales[some]
+    every = np.arange(fine.levels, dtype=np.uint8)[:, None]
+    every = np.broadcast_to(every, (fine.levels, len(fine_scales)))
+    values = dequantise(every, fine_scales, fine.levels)
+    nearest = quantise(values, coarse.scales[some], coarse.levels)
+    # How many fine levels each coarse one has, a channel.
+    cells = nearest * np.intp(len(fine_scales)) + np.arange(len(fine_scales))
+    count = np.bincount(cells.reshape(-1), minlength=coarse.levels * len(fine_scales))
+    count = count.reshape(coarse.levels, len(fine_scales))
+    ends = count.cumsum(axis=0)
+    nearest_to_zero = ends - count
+    nearest_to_zero[: coarse.levels // 2] = ends[: coarse.levels // 2] - 1
+    kind = _KINDS[count].astype(np.uint32)
     if coarse.levels == 3:
-        kind[coarse.indices == 1] += len(_BOUNDS)
-    return Intervals(start, width, kind)
+        kind[1] += np.uint32(len(_BOUNDS))
+    return kind << 16 | count.astype(np.uint32) << 8 | (nearest_to_zero & 255).astype(np.uint32)
 
 
 def _below_zero(coarse: Quantised) -> np.ndarray:
-    """Whether each weight's coarse level is below zero: its interval is counted downwards."""
-    return coarse.indices < coarse.levels // 2
+    """-1 where a weight's coarse level is below zero, so that its interval is counted downwards.
+
+    Returns:
+      [rows, channels] uint8, of which -1 is 255; elsewhere 0.
+    """
+    return -(coarse.indices < coarse.levels // 2).view(np.uint8)
 
 
-def write_residuals(residual: np.ndarray, kind: np.ndarray) -> Iterator[bytes]:
+def write_residuals(residual: np.ndarray, found: Sequence[Intervals]) -> Iterator[bytes]:
     """Yields the streams of a segment's residuals.
 
     Args:
-      residual: [n] uint8.
-      kind: [n] uint8, of its interval.
+      residual: [n] uint8, of all tensors.
+      found: their intervals.
     """
-    for chosen, alphabet in _by_kind(kind):
+    for chosen, alphabet in _by_kind(found):
         yield compress(residual[chosen], alphabet)
 
 
-def read_residuals(stream: bytes, kind: np.ndarray) -> tuple[np.ndarray, bytes]:
-    """Returns residuals, [n] uint8, and what follows their streams.
+def read_residuals(stream: bytes, found: Sequence[Intervals]) -> tuple[np.ndarray, bytes]:
+    """Returns residuals of all tensors, [n] uint8, and what follows their streams.
 
     Args:
       stream: begins with what `write_residuals` yielded.
-      kind: [n] uint8, of the intervals.
+      found: the tensors' intervals.
 
     Raises:
       BundleError: as `decompress`.
     """
-    residual = np.zeros(len(kind), np.uint8)
-    for chosen, alphabet in _by_kind(kind):
+    residual = np.zeros(sum(each.kind.size for each in found), np.uint8)
+    for chosen, alphabet in _by_kind(found):
         residual[chosen], stream = decompress(stream, len(chosen), alphabet)
     return residual, stream
 
 
-def _by_kind(kind: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def _by_kind(found: Sequence[Intervals]) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (indices of weights, size of their alphabet), a stream each."""
-    # One stable sort of bytes, which NumPy does by counting, in place of a search a kind.
-    order = np.argsort(kind, kind="stable")
-    ends = np.bincount(kind, minlength=2 * len(_BOUNDS)).cumsum()
-    for each in range(2 * len(_BOUNDS)):
+    kind = np.concatenate([each.kind.reshape(-1) for each in found])
+    for each in sorted(frozenset().union(*(intervals.kinds for intervals in found))):
         alphabet = int(_BOUNDS[each % len(_BOUNDS)])
-        chosen = order[ends[each - 1] if each else 0 : ends[each]]
-        if alphabet > 1 and len(chosen):
+        # A search a kind: there are a dozen of them, and NumPy's stable sort of bytes, with which
+        # one pass would do, takes as long as 25 searches.
+        if alphabet > 1 and len(chosen := np.flatnonzero(kind == each)):
             yield chosen, alphabet

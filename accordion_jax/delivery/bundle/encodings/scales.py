@@ -19,6 +19,9 @@ _TRIED = range(-_PER_OCTAVE // 2, 4 * _PER_OCTAVE)
 # 2 ** (-i / 16), rounded from float64 to float32: no last bit of a mathematics library shows.
 _FRACTIONS = np.array([2.0 ** (-i / _PER_OCTAVE) for i in range(_PER_OCTAVE)], np.float32)
 _CODES = np.arange(256)
+# Of each code: the fraction and the octaves, so that a channel's are two looks.
+_FRACTION_OF = _FRACTIONS[_CODES % _PER_OCTAVE]
+_OCTAVES_OF = -(_CODES // _PER_OCTAVE).astype(np.int32)
 
 
 def scales_of(unit: np.float32, codes: np.ndarray) -> np.ndarray:
@@ -32,8 +35,7 @@ def scales_of(unit: np.float32, codes: np.ndarray) -> np.ndarray:
       [channels] float32; the same on every machine, since each step of it is exact or rounded as
       IEEE 754 says.
     """
-    octaves = -(codes // _PER_OCTAVE).astype(np.int32)
-    return np.ldexp(_FRACTIONS[codes % _PER_OCTAVE] * np.float32(unit), octaves)
+    return np.ldexp(_FRACTION_OF[codes] * np.float32(unit), _OCTAVES_OF[codes])
 
 
 def quantise(weights: np.ndarray, scales: np.ndarray, levels: int) -> np.ndarray:

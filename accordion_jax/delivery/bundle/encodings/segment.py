@@ -150,8 +150,7 @@ def write_refinement(coarse: Encoded, fine: Encoded, refines: str) -> bytes:
     added = [residuals(*pair) for old, new in changed if (pair := _refinable(old, new))]
     if added:
         residual = np.concatenate([each.reshape(-1) for each, _ in added])
-        kind = np.concatenate([found.kind.reshape(-1) for _, found in added])
-        parts += write_residuals(residual, kind)
+        parts += write_residuals(residual, [found for _, found in added])
     return b"".join(parts)
 
 
@@ -193,12 +192,13 @@ def encode_chain(
     return contents
 
 
-def read(content: bytes, layout: Layout) -> Encoded:
+def read(content: bytes, layout: Layout, sha256: str = "") -> Encoded:
     """Returns the tensors of a segment.
 
     Args:
       content: as `write` returned it.
       layout: of the segment, as its manifest says.
+      sha256: hexadecimal, of the content, where the caller has checked it; else it is found.
 
     Raises:
       BundleError: it is no such segment, or damaged, or of another layout.
@@ -213,15 +213,16 @@ def read(content: bytes, layout: Layout) -> Encoded:
     }
     tensors |= _read_symbols(tensors, reader)
     reader.finish()
-    return Encoded(tensors, hashlib.sha256(content).hexdigest())
+    return Encoded(tensors, sha256 or hashlib.sha256(content).hexdigest())
 
 
-def refine(coarse: Encoded, content: bytes) -> Encoded:
+def refine(coarse: Encoded, content: bytes, sha256: str = "") -> Encoded:
     """Returns what a refinement makes of tensors; those stay as they are.
 
     Args:
       coarse: as `read` or `refine` returned it.
       content: of the refinement, as `write_refinement` returned it.
+      sha256: hexadecimal, of the content, where the caller has checked it; else it is found.
 
     Raises:
       BundleError: it is no refinement, or damaged, or refines another segment.
@@ -250,7 +251,8 @@ def refine(coarse: Encoded, content: bytes) -> Encoded:
     changed |= _read_symbols(renewed, reader)
     changed |= _read_residuals(added, reader)
     reader.finish()
-    return Encoded({**coarse.tensors, **changed}, hashlib.sha256(content).hexdigest())
+    digest = sha256 or hashlib.sha256(content).hexdigest()
+    return Encoded({**coarse.tensors, **changed}, digest)
 
 
 class _Reader:
@@ -342,8 +344,7 @@ def _read_symbols(tensors: Mapping[str, Tensor], reader: _Reader) -> dict[str, Q
             symbols, rest = decompress(reader.rest(), sum(sizes), levels)
             reader.leave(rest)
         for tensor, part in zip(some, _split(symbols, sizes), strict=True):
-            indices = part.reshape(matrix_shape(tensor.shape))
-            complete[id(tensor)] = dataclasses.replace(tensor, indices=indices)
+            complete[id(tensor)] = tensor.with_indices(part)
     return {name: complete[id(t)] for name, t in tensors.items() if id(t) in complete}
 
 
@@ -359,8 +360,7 @@ def _read_residuals(
     if not pairs:
         return {}
     found = {name: intervals(*pair) for name, pair in pairs.items()}
-    kind = np.concatenate([each.kind.reshape(-1) for each in found.values()])
-    residual, rest = read_residuals(reader.rest(), kind)
+    residual, rest = read_residuals(reader.rest(), list(found.values()))
     reader.leave(rest)
     parts = _split(residual, [each.kind.size for each in found.values()])
     return {
@@ -370,4 +370,5 @@ def _read_residuals(
 
 
 def _split(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    return np.split(values, np.cumsum(sizes)[:-1])
+    ends = list(itertools.accumulate(sizes))
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]

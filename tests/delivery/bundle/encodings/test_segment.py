@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from accordion_jax.delivery.bundle.encodings import ENCODINGS
+from accordion_jax.delivery.bundle.encodings import ENCODINGS, refinement, segment
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.integers import LEVELS
+from accordion_jax.delivery.bundle.encodings.scales import quantise
 from accordion_jax.delivery.bundle.encodings.segment import (
     encode,
     encode_chain,
@@ -221,6 +222,37 @@ def test_a_refinement_of_another_segment_is_refused(refinable):
     held = refine(read(base, layout), refinement)
     with pytest.raises(BundleError, match="not the one that is held"):
         refine(held, refinement)  # a second time
+
+
+def test_a_digest_that_the_caller_has_checked_is_not_found_again(refinable, monkeypatch):
+    layout, *contents = refinable
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    wanted = follow(contents, layout)
+    monkeypatch.setattr(segment.hashlib, "sha256", None)
+    held = read(contents[0], layout, digests[0])
+    fine = refine(held, contents[1], digests[1])
+    assert [held.sha256, fine.sha256] == digests
+    assert_same(fine.arrays(), wanted.arrays())
+
+
+def test_a_refinement_finds_the_intervals_that_quantising_every_fine_level_gives():
+    arrays = {"kernel": block(5)["conv1/kernel"]}
+    for bits, more in PAIRS:
+        fine = encode(arrays, encodings_for(arrays, more))
+        coarse = encode(arrays, encodings_for(arrays, bits), fine).tensors["kernel"]
+        fine = fine.tensors["kernel"]
+        found = refinement.intervals(coarse, fine)
+        rows, channels = fine.indices.shape
+        for row, channel in itertools.product(range(0, rows, 7), range(channels)):
+            level = int(coarse.indices[row, channel])
+            every = (np.arange(fine.levels)[:, None] - np.float32((fine.levels - 1) / 2)) * (
+                fine.scales[channel]
+            )
+            nearest = quantise(every.astype("f4"), coarse.scales[[channel]], coarse.levels)[:, 0]
+            (choices,) = np.nonzero(nearest == level)
+            below = level < coarse.levels // 2
+            assert found.start[row, channel] == (choices[-1] if below else choices[0])
+            assert found.width[row, channel] == len(choices)
 
 
 def test_segment_and_refinement_are_not_mixed_up(refinable):
