@@ -8,6 +8,9 @@ writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and si
 each block is sent in 4 bits first, and later in the bits that make 8 of them. Each model that a
 device may run is measured on the run's test split, so that the data set must be there. With 32 the
 weights are sent as they are, and nothing is measured again.
+
+A run that was swept with own statistics (config.sweep.own_statistics) becomes a bundle that has
+them: each configuration with its own, and without.
 """
 
 import contextlib
@@ -20,19 +23,22 @@ import numpy as np
 from absl import app, flags
 
 from accordion_jax import data, evaluation
-from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
+from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder, own_piece
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
-from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.encodings.segment import read
+from accordion_jax.delivery.bundle.folding import fold_norms, fold_statistics
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
-from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.delivery.bundle.precision import Chains, tree_of
 from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.searching import Measure, find_order, passes_of_search
+from accordion_jax.delivery.bundle.variables import replaced
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress
 from accordion_jax.training import CheckpointError, Run, compiler_options, load_measured_run
+from accordion_jax.training.kept_statistics import read_own
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a finished training run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder of bundles to write into.", required=True)
@@ -57,6 +63,7 @@ def main(argv: Sequence[str]) -> None:
     table = LookupTable.read(_WORKDIR.value)
     run = load_measured_run(_WORKDIR.value, table)
     ladder = measured_ladder(run.ladder, table, run.model.block_names)
+    own = read_own(_WORKDIR.value, run.variables, table.provenance)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
@@ -64,9 +71,10 @@ def main(argv: Sequence[str]) -> None:
         description=run.description,
         ladder=ladder,
         table=table,
+        own=own,
     )
     if bits != [32]:
-        parts = _encoded(run, ladder, table, bits)
+        parts = _encoded(run, ladder, table, bits, own)
     print(summary(write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)))
 
 
@@ -77,8 +85,17 @@ def _bits() -> list[int]:
         raise app.UsageError(f"--bits={','.join(_BITS.value)}; wanted numbers, as 4,8") from error
 
 
-def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) -> dict[str, Any]:
-    """The arguments of `write_bundle` for a run in these bits, each model measured."""
+def _encoded(
+    run: Run,
+    ladder: Ladder,
+    table: LookupTable,
+    bits: Sequence[int],
+    own: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The arguments of `write_bundle` for a run in these bits, each model measured.
+
+    The order is found with shared statistics, which are sent with the blocks.
+    """
     block_names = tuple(run.model.block_names)
     chains = Chains(
         fold_norms(run.variables),
@@ -92,22 +109,47 @@ def _encoded(run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]) 
         examples, split = _examples_of_the_order(run)
         facts["order"] = {"examples": len(examples), "split": split}
         with _passes("finding the order", total) as on_pass:
-            measure = _measure(run, ladder, examples)
+            measure = _measure(run, ladder.skip_masks, examples)
             order = find_order(chains, ladder, block_names, measure, on_pass)
     rungs = rungs_of(order, ladder, block_names)
     # A device that can pay for bits but not for operations goes another way.
     rungs += uniform(ladder, block_names, len(bits) - 1)
     parts = list(passes(rungs))
-    with _passes("measuring", len(parts)) as on_pass:
-        measure = _measure(run, ladder, _measured_on(run), run.config.sweep.examples)
-        found: list[tuple[Rung, Measured]] = []
+    statistics = {
+        name: own_piece(name, fold_statistics(run.variables, trees), max(bits))
+        for name, trees in own.items()
+    }
+    # Some are both on the path and of one number of bits.
+    with_own = {r.name(bits): r for r in rungs if r.configuration.name in statistics}
+    found: list[tuple[Rung, Measured]] = []
+    found_own: list[tuple[Rung, Measured]] = []
+    with _passes("measuring", len(parts) + len(with_own)) as on_pass:
+        measured_on, examples = _measured_on(run), run.config.sweep.examples
+        measure = _measure(run, ladder.skip_masks, measured_on, examples)
         for steps, together in parts:
             masks = [rung.configuration.skip_mask for rung in together]
             counted = measure(chains.variables(steps), masks)
             found += zip(together, counted, strict=True)
             on_pass()
+        for name, piece in statistics.items():
+            (mask,) = (each.skip_mask for each in ladder if each.name == name)
+            measure = _measure(run, (mask,), measured_on, examples)
+            # As a device reads them.
+            tree = tree_of("", read(piece.content, piece.layout).arrays())
+            for rung in with_own.values():
+                if rung.configuration.name == name:
+                    counted = measure(replaced(chains.variables(rung.steps), tree), [mask])
+                    found_own.append((rung, counted[0]))
+                    on_pass()
     return encoded_parts(
-        chains, order, found, description=run.description, table=table, facts=facts
+        chains,
+        order,
+        found,
+        description=run.description,
+        table=table,
+        facts=facts,
+        own=found_own,
+        statistics=statistics,
     )
 
 
@@ -147,19 +189,21 @@ def _measured_on(run: Run) -> data.Dataset:
     )
 
 
-def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0) -> Measure:
-    """One pass over examples, for any of the ladder's skip masks; 0 examples are all."""
+def _measure(
+    run: Run, skip_masks: tuple[SkipMask, ...], dataset: data.Dataset, examples: int = 0
+) -> Measure:
+    """One pass over examples, for any of these skip masks; 0 examples are all."""
     sweep = evaluation.Sweep(
         run.model,
-        ladder.skip_masks,
+        skip_masks,
         dataset,
         batch_size=run.config.sweep.batch_size,
         examples=examples,
         compiler_options=compiler_options(),
     )
-    place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
+    place = {mask: i for i, mask in enumerate(skip_masks)}
 
-    def measure(variables: Mapping[str, Any], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
+    def measure(variables: Mapping[str, Any], wanted: Sequence[SkipMask]) -> Sequence[Measured]:
         counts = sweep(data.replicate(dict(variables)))
         return [
             Measured(
@@ -167,7 +211,7 @@ def _measure(run: Run, ladder: Ladder, dataset: data.Dataset, examples: int = 0)
                 int(counts.errors[place[mask]]),
                 float(counts.cross_entropy[place[mask]]),
             )
-            for mask in skip_masks
+            for mask in wanted
         ]
 
     return measure

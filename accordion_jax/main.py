@@ -14,15 +14,18 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
+from accordion_jax.depth import Ladder
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import BusyError, check_path, held
 from accordion_jax.runs.reporting import ending
 from accordion_jax.system import command
+from accordion_jax.training import kept_statistics
 
 _log = logging.getLogger("accordion_jax")
 
@@ -89,6 +92,8 @@ def _train_and_sweep(
     _set_compilation_cache(config.run.compilation_cache, workdirs[0])
     started = time.monotonic()
     experiment = training.make_experiment(config, jax.device_count())
+    if config.sweep.own_statistics:  # refuses now what the sweep would after training
+        kept_statistics.check(experiment, _swept(experiment))
     together = training.Together([experiment.with_seed(seed) for seed in seeds])
     for each, workdir in zip(together.experiments, workdirs, strict=True):
         training.claim_workdir(workdir, each, write=first)
@@ -123,17 +128,13 @@ def _sweep(
 ) -> None:
     """Measures each run at every depth, writes its table and picture, and prints a summary."""
     experiment, first = experiments[0], jax.process_index() == 0
-    config, ladder = experiment.config, experiment.ladder
-    if config.sweep.depths:
-        ladder = ladder.subset(config.sweep.depths)
-    sweep = evaluation.Sweep(
-        experiment.model,
-        ladder.skip_masks,
-        measured_on,
-        batch_size=config.sweep.batch_size,
-        examples=config.sweep.examples,
-        compiler_options=training.compiler_options(),
-    )
+    config, ladder = experiment.config, _swept(experiment)
+    options = {
+        "batch_size": config.sweep.batch_size,
+        "examples": config.sweep.examples,
+        "compiler_options": training.compiler_options(),
+    }
+    sweep = evaluation.Sweep(experiment.model, ladder.skip_masks, measured_on, **options)
     for each, workdir, state in zip(experiments, workdirs, states, strict=True):
         started = time.monotonic()
         step, variables = int(data.unreplicate(state.step)), state.variables
@@ -142,10 +143,21 @@ def _sweep(
             step, variables = run.step, data.replicate(run.variables)
         _log.info("sweeping %d configurations on %s", len(ladder), config.sweep.split)
         counts = sweep(variables)
+        on_host = jax.tree.map(np.asarray, data.unreplicate(variables))
+        facts, own_bytes = training.provenance(each, step), {}
+        if config.sweep.own_statistics:
+            own = kept_statistics.measure_own(each, on_host, ladder, workdir, write=first)
+            own_bytes = {name: kept_statistics.size_bytes(found) for name, found in own.items()}
+            facts["statistics"] = evaluation.statistics_facts(
+                ladder, counts, own_bytes, config.sweep.own_statistics
+            )
+            counts = evaluation.sweep_own(
+                each.model, ladder, measured_on, on_host, own, counts, **options
+            )
         if not first:
             continue
-        costs = unit_costs(each.model, data.unreplicate(variables), each.example_shape)
-        table = evaluation.make_table(ladder, counts, *costs, training.provenance(each, step))
+        costs = unit_costs(each.model, on_host, each.example_shape)
+        table = evaluation.make_table(ladder, counts, *costs, facts, own_bytes)
         paths = evaluation.write_results(
             table, workdir, bits_per_parameter=config.sweep.bits_per_parameter
         )
@@ -156,6 +168,12 @@ def _sweep(
     if first and len(workdirs) > 1:
         runs = " ".join(map(str, workdirs))
         print(f"\nall of them on one picture: python -m accordion_jax.report {runs} --out=FILE.png")
+
+
+def _swept(experiment: training.Experiment) -> Ladder:
+    """The configurations that are measured at the end."""
+    depths = experiment.config.sweep.depths
+    return experiment.ladder.subset(depths) if depths else experiment.ladder
 
 
 def _seeds(config) -> tuple[int, ...]:
