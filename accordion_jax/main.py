@@ -163,6 +163,9 @@ def _sweep(
         )
         print(f"\n{evaluation.summarise(table)}")
         swept_s = time.monotonic() - started
+        if own_bytes:
+            batches = config.sweep.own_statistics
+            print(f"own statistics, of {batches} batches, of {', '.join(own_bytes)}")
         print(f"trained to step {step} ({trained_s:.0f} s now), swept in {swept_s:.0f} s")
         print("\n".join(f"  {path}" for path in paths))
     if first and len(workdirs) > 1:
