@@ -30,6 +30,8 @@ from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.state import Tree
 from accordion_jax.training.statistics import own_statistics
 
+_MADE_OF = "made_of"
+
 
 def check(experiment: Experiment, ladder: Ladder) -> None:
     """Does nothing where own statistics can be measured that ``config.sweep`` asks for.
@@ -174,6 +176,10 @@ def digest(variables: Mapping[str, Tree]) -> str:
     return total.hexdigest()
 
 
+def _made_of(weights: str, batches: int) -> str:
+    return f"{batches} batches through the weights {weights}"
+
+
 def _path(workdir: str | os.PathLike, configuration: str) -> pathlib.Path:
     return pathlib.Path(workdir) / OWN_STATISTICS / f"{configuration}.safetensors"
 
@@ -185,7 +191,8 @@ def _keep(
         jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(dict(own))
     }
-    metadata = {"weights": weights, "batches": str(batches)}
+    # One entry: of several the library chooses the order.
+    metadata = {_MADE_OF: _made_of(weights, batches)}
     write_whole(_path(workdir, name), safetensors.numpy.save(arrays, metadata))
 
 
@@ -195,8 +202,7 @@ def _kept(
     """Statistics that are kept; None where there are none of these weights and batches."""
     try:
         with safetensors.safe_open(_path(workdir, name), "numpy") as file:
-            metadata = file.metadata() or {}
-            if (metadata.get("weights"), metadata.get("batches")) != (weights, str(batches)):
+            if (file.metadata() or {}).get(_MADE_OF) != _made_of(weights, batches):
                 return None
             arrays = {path: file.get_tensor(path) for path in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError):  # none, or damaged: it is made anew

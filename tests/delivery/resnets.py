@@ -157,7 +157,7 @@ def make_own_parts(bits=(32,), stage_sizes=(2, 2), channels=(8, 16), errors=(900
         **described,
         facts={"bits": list(bits)},
         own=[
-            (rung, Measured(1000, 850 - 9 * len(rung.items), 1.0))
+            (rung, Measured(1000, 890 - 9 * len(rung.items), 1.0))
             for rung in rungs
             if rung.configuration.name in own
         ],
