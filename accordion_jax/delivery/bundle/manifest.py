@@ -224,7 +224,8 @@ class Manifest:
     @functools.cached_property
     def size_bytes(self) -> int:
         """Wire bytes of the full model; segments of equal content count once."""
-        return self.table.full.size_bytes
+        needed = (self.by_name[name] for name in self.ladder[-1].segments)
+        return sum({segment.sha256: segment.size_bytes for segment in needed}.values())
 
     def complete(self, held: Collection[str]) -> tuple[Configuration, ...]:
         """Returns the configurations of which every segment is held, the best first.
