@@ -1,6 +1,8 @@
 """A run with own statistics as a user makes it: killed in between, and cut into a bundle."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,10 +12,16 @@ from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.reading import segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import Loaded, load_variables
 from accordion_jax.depth import LookupTable
-from tests.test_main import finish, start, wait_for
+from tests.commands import ROOT, command_environment
+from tests.test_main import CONFIG, finish, wait_for
 
 pytestmark = pytest.mark.slow
 
+SMALL = (
+    "--config.model.arguments.channels=(4,8)",
+    "--config.run.eval_every_epochs=0",
+    "--config.run.log_every_steps=10",
+)
 ARGUMENTS = (
     "--config.scheme=blockcoml",
     "--config.model.arguments.stage_sizes=(3,3)",
@@ -21,6 +29,18 @@ ARGUMENTS = (
     "--config.sweep.own_statistics=8",
     "--config.sweep.examples=64",
 )
+
+
+def start(*arguments):
+    command = (sys.executable, "-m", "accordion_jax.main", f"--config={CONFIG}", *SMALL)
+    return subprocess.Popen(
+        [*command, *map(str, arguments)],
+        cwd=ROOT,
+        env=command_environment(1),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +139,8 @@ def test_statistics_of_another_table_are_refused(broken, tmp_path, run_command, 
 
 @pytest.mark.tries("set it to 0")
 def test_a_ladder_that_needs_none_is_refused_before_it_trains(tmp_path, cache):
-    arguments = (cache, "--config.train.steps=2", f"--workdir={tmp_path}")
+    stages = "--config.model.arguments.stage_sizes=(1,1)"
+    arguments = (cache, stages, "--config.train.steps=2", f"--workdir={tmp_path}")
     process = start("--config.sweep.own_statistics=8", *arguments)
     output = finish(process)
     assert process.returncode != 0
