@@ -12,6 +12,9 @@ weights are sent as they are, and nothing is measured again.
 
 A search that is interrupted goes on where it stopped: the same command measures no set twice. What
 it has is in a hidden file in DIR, which goes when the bundle is written.
+
+A run that was swept with own statistics (config.sweep.own_statistics) becomes a bundle that has
+them: each configuration with its own, and without.
 """
 
 import contextlib
@@ -26,14 +29,21 @@ import numpy as np
 from absl import app, flags
 
 from accordion_jax import data, evaluation
-from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder
+from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder, own_piece
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
-from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
+from accordion_jax.delivery.bundle.encodings.segment import read
+from accordion_jax.delivery.bundle.folding import (
+    fold_norms,
+    fold_statistics,
+    norms_to_measure,
+    unit_norms,
+)
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
-from accordion_jax.delivery.bundle.passes_kept import Ask, digest_of, kept
-from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.delivery.bundle.passes_kept import digest_of, kept
+from accordion_jax.delivery.bundle.precision import Chains, tree_of
 from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.searching import find_order, passes_of_search
+from accordion_jax.delivery.bundle.variables import replaced
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
@@ -46,6 +56,7 @@ from accordion_jax.training import (
     load_measured_run,
     make_experiment,
 )
+from accordion_jax.training.kept_statistics import read_own
 from accordion_jax.training.renewing import Renewal
 
 _log = logging.getLogger("accordion_jax")
@@ -75,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
     table = LookupTable.read(_WORKDIR.value)
     run = load_measured_run(_WORKDIR.value, table)
     ladder = measured_ladder(run.ladder, table, run.model.block_names)
+    own = read_own(_WORKDIR.value, run.variables, table.provenance)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
@@ -82,10 +94,11 @@ def main(argv: Sequence[str]) -> None:
         description=run.description,
         ladder=ladder,
         table=table,
+        own=own,
     )
     passes_kept = None
     if bits != [32]:
-        parts, passes_kept = _encoded(run, ladder, table, bits)
+        parts, passes_kept = _encoded(run, ladder, table, bits, own)
     bundle = write_bundle(_OUT.value, **parts, follows=_FOLLOWS.value)
     if passes_kept:
         passes_kept.unlink(missing_ok=True)
@@ -100,11 +113,16 @@ def _bits() -> list[int]:
 
 
 def _encoded(
-    run: Run, ladder: Ladder, table: LookupTable, bits: Sequence[int]
+    run: Run,
+    ladder: Ladder,
+    table: LookupTable,
+    bits: Sequence[int],
+    own: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, Any], pathlib.Path]:
     """The arguments of `write_bundle` for a run in these bits, each model measured.
 
-    Also the file of what the search has measured, which is to go when the bundle is there.
+    The order is found with shared statistics, which are sent with the blocks. Also returns the file
+    of what the search has measured, which is to go when the bundle is there.
     """
     block_names = tuple(run.model.block_names)
     chains = _chains(run, ladder, bits)
@@ -116,26 +134,55 @@ def _encoded(
         examples, split = _examples_of_the_order(run)
         facts["order"] = {"examples": len(examples), "split": split}
         with _passes("finding the order", total) as on_pass:
-            measure = _measure(run, chains, ladder, examples)
+            measure = _measure(run, ladder.skip_masks, examples)
             belongs_to = {"network": digest, "data": run.config.data.name, **facts["order"]}
-            with kept(path, belongs_to, measure) as remembered:
+
+            def ask(steps: Mapping[str, int], masks: Sequence[SkipMask]) -> Sequence[Measured]:
+                return measure(chains.variables(steps), masks)
+
+            with kept(path, belongs_to, ask) as remembered:
                 order = find_order(chains, ladder, block_names, remembered, on_pass)
     rungs = rungs_of(order, ladder, block_names)
     # A device that can pay for bits but not for operations goes another way.
     rungs += uniform(ladder, block_names, len(bits) - 1)
     parts = list(passes(rungs))
-    with _passes("measuring", len(parts)) as on_pass:
-        measure = _measure(run, chains, ladder, _measured_on(run), run.config.sweep.examples)
-        found: list[tuple[Rung, Measured]] = []
+    statistics = {
+        name: own_piece(name, fold_statistics(run.variables, trees), max(bits))
+        for name, trees in own.items()
+    }
+    # Some are both on the path and of one number of bits.
+    with_own = {r.name(bits): r for r in rungs if r.configuration.name in statistics}
+    found: list[tuple[Rung, Measured]] = []
+    found_own: list[tuple[Rung, Measured]] = []
+    with _passes("measuring", len(parts) + len(with_own)) as on_pass:
+        measured_on, examples = _measured_on(run), run.config.sweep.examples
+        measure = _measure(run, ladder.skip_masks, measured_on, examples)
         for steps, together in parts:
             masks = [rung.configuration.skip_mask for rung in together]
-            counted = measure(steps, masks)
+            counted = measure(chains.variables(steps), masks)
             found += zip(together, counted, strict=True)
             on_pass()
-    parts_of_bundle = encoded_parts(
-        chains, order, found, description=run.description, table=table, facts=facts
+        for name, piece in statistics.items():
+            (mask,) = (each.skip_mask for each in ladder if each.name == name)
+            measure = _measure(run, (mask,), measured_on, examples)
+            # As a device reads them.
+            tree = tree_of("", read(piece.content, piece.layout).arrays())
+            for rung in with_own.values():
+                if rung.configuration.name == name:
+                    counted = measure(replaced(chains.variables(rung.steps), tree), [mask])
+                    found_own.append((rung, counted[0]))
+                    on_pass()
+    arguments = encoded_parts(
+        chains,
+        order,
+        found,
+        description=run.description,
+        table=table,
+        facts=facts,
+        own=found_own,
+        statistics=statistics,
     )
-    return parts_of_bundle, path
+    return arguments, path
 
 
 def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
@@ -199,28 +246,28 @@ def _measured_on(run: Run) -> data.Dataset:
 
 
 def _measure(
-    run: Run, chains: Chains, ladder: Ladder, dataset: data.Dataset, examples: int = 0
-) -> Ask:
-    """One pass over examples, for any of the ladder's skip masks; 0 examples are all."""
+    run: Run, skip_masks: tuple[SkipMask, ...], dataset: data.Dataset, examples: int = 0
+) -> Callable[[Mapping[str, Any], Sequence[SkipMask]], Sequence[Measured]]:
+    """One pass over examples, for any of these skip masks; 0 examples are all."""
     sweep = evaluation.Sweep(
         run.model,
-        ladder.skip_masks,
+        skip_masks,
         dataset,
         batch_size=run.config.sweep.batch_size,
         examples=examples,
         compiler_options=compiler_options(),
     )
-    place = {mask: i for i, mask in enumerate(ladder.skip_masks)}
+    place = {mask: i for i, mask in enumerate(skip_masks)}
 
-    def measure(steps: Mapping[str, int], skip_masks: Sequence[SkipMask]) -> Sequence[Measured]:
-        counts = sweep(data.replicate(chains.variables(steps)))
+    def measure(variables: Mapping[str, Any], wanted: Sequence[SkipMask]) -> Sequence[Measured]:
+        counts = sweep(data.replicate(dict(variables)))
         return [
             Measured(
                 counts.examples,
                 int(counts.errors[place[mask]]),
                 float(counts.cross_entropy[place[mask]]),
             )
-            for mask in skip_masks
+            for mask in wanted
         ]
 
     return measure

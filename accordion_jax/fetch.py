@@ -163,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
             "not even the base of the model is here, so there is nothing to run yet; what has "
             "arrived is kept: give the same command again, with more time or bytes"
         )
-    missing_bytes = device.manifest.size_bytes - device.holding.size_bytes
+    missing_bytes = device.holding.missing_bytes
     if _UPGRADE.value and device.newer:
         raise command.CommandError(
             "the newer version could not be fetched, for the problems above; the one before stays "

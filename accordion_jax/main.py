@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -21,11 +22,13 @@ from accordion_jax import data, evaluation, training
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
 from accordion_jax.delivery.bundle.variables import load_variables
 from accordion_jax.delivery.errors import DeliveryError
+from accordion_jax.depth import Ladder
 from accordion_jax.models.costs import unit_costs
 from accordion_jax.runs import stored_config
 from accordion_jax.runs.folder import BusyError, check_path, held
 from accordion_jax.runs.reporting import ending
 from accordion_jax.system import command
+from accordion_jax.training import kept_statistics
 
 _log = logging.getLogger("accordion_jax")
 
@@ -93,6 +96,8 @@ def _train_and_sweep(
     started = time.monotonic()
     start = _bundle_to_start_from(config)
     experiment = training.make_experiment(config, jax.device_count(), start=start)
+    if config.sweep.own_statistics:  # refuses now what the sweep would after training
+        kept_statistics.check(experiment, _swept(experiment))
     together = training.Together([experiment.with_seed(seed) for seed in seeds])
     for each, workdir in zip(together.experiments, workdirs, strict=True):
         training.claim_workdir(workdir, each, write=first)
@@ -141,17 +146,13 @@ def _sweep(
 ) -> None:
     """Measures each run at every depth, writes its table and picture, and prints a summary."""
     experiment, first = experiments[0], jax.process_index() == 0
-    config, ladder = experiment.config, experiment.ladder
-    if config.sweep.depths:
-        ladder = ladder.subset(config.sweep.depths)
-    sweep = evaluation.Sweep(
-        experiment.model,
-        ladder.skip_masks,
-        measured_on,
-        batch_size=config.sweep.batch_size,
-        examples=config.sweep.examples,
-        compiler_options=training.compiler_options(),
-    )
+    config, ladder = experiment.config, _swept(experiment)
+    options = {
+        "batch_size": config.sweep.batch_size,
+        "examples": config.sweep.examples,
+        "compiler_options": training.compiler_options(),
+    }
+    sweep = evaluation.Sweep(experiment.model, ladder.skip_masks, measured_on, **options)
     for each, workdir, state in zip(experiments, workdirs, states, strict=True):
         started = time.monotonic()
         step, variables = int(data.unreplicate(state.step)), state.variables
@@ -160,20 +161,40 @@ def _sweep(
             step, variables = run.step, data.replicate(run.variables)
         _log.info("sweeping %d configurations on %s", len(ladder), config.sweep.split)
         counts = sweep(variables)
+        on_host = jax.tree.map(np.asarray, data.unreplicate(variables))
+        facts, own_bytes = training.provenance(each, step), {}
+        if config.sweep.own_statistics:
+            own = kept_statistics.measure_own(each, on_host, ladder, workdir, write=first)
+            own_bytes = {name: kept_statistics.size_bytes(found) for name, found in own.items()}
+            facts["statistics"] = evaluation.statistics_facts(
+                ladder, counts, own_bytes, config.sweep.own_statistics
+            )
+            counts = evaluation.sweep_own(
+                each.model, ladder, measured_on, on_host, own, counts, **options
+            )
         if not first:
             continue
-        costs = unit_costs(each.model, data.unreplicate(variables), each.example_shape)
-        table = evaluation.make_table(ladder, counts, *costs, training.provenance(each, step))
+        costs = unit_costs(each.model, on_host, each.example_shape)
+        table = evaluation.make_table(ladder, counts, *costs, facts, own_bytes)
         paths = evaluation.write_results(
             table, workdir, bits_per_parameter=config.sweep.bits_per_parameter
         )
         print(f"\n{evaluation.summarise(table)}")
         swept_s = time.monotonic() - started
+        if own_bytes:
+            batches = config.sweep.own_statistics
+            print(f"own statistics, of {batches} batches, of {', '.join(own_bytes)}")
         print(f"trained to step {step} ({trained_s:.0f} s now), swept in {swept_s:.0f} s")
         print("\n".join(f"  {path}" for path in paths))
     if first and len(workdirs) > 1:
         runs = " ".join(map(str, workdirs))
         print(f"\nall of them on one picture: python -m accordion_jax.report {runs} --out=FILE.png")
+
+
+def _swept(experiment: training.Experiment) -> Ladder:
+    """The configurations that are measured at the end."""
+    depths = experiment.config.sweep.depths
+    return experiment.ladder.subset(depths) if depths else experiment.ladder
 
 
 def _seeds(config) -> tuple[int, ...]:

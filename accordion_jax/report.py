@@ -100,7 +100,7 @@ def _read(path: str) -> LookupTable:
     facts = dict(manifest.provenance)
     bits = " and ".join(map(str, facts.get("bits", [32])))
     facts["name"] = f"{facts.get('name', 'bundle')} in {bits} bits"
-    return LookupTable(tuple(manifest.rows[each.name] for each in manifest.path), facts)
+    return LookupTable(tuple(manifest.rows[each.name] for each in manifest.path_at_best), facts)
 
 
 def _as_trained(table: LookupTable) -> LookupTable:

@@ -81,7 +81,7 @@ def write_random_bundle(
     costs = unit_costs(model, variables, experiment.example_shape)
     description = experiment.description | {"classes": None}
     table = evaluation.make_table(ladder, counts, *costs, {"scheme": "coml"})
-    names = {"base_names": model.base_names, "block_names": model.block_names}
+    names: dict[str, Any] = {"base_names": model.base_names, "block_names": model.block_names}
     if tuple(bits) == (32,):
         parts = bundle_parts(
             variables, **names, description=description, ladder=ladder, table=table

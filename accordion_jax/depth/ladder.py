@@ -34,6 +34,14 @@ class Configuration:
         return tuple(i for i, skip in enumerate(self.skip_mask) if not skip)
 
     @property
+    def after_a_gap(self) -> tuple[int, ...]:
+        """Indices of the kept blocks that come after a skipped one.
+
+        These see other inputs than in the full model; in a prefix there are none.
+        """
+        return tuple(i for i in self.blocks if any(self.skip_mask[:i]))
+
+    @property
     def depth(self) -> int:
         """How many blocks are kept."""
         return len(self.skip_mask) - sum(self.skip_mask)

@@ -40,7 +40,7 @@ class Row:
       depth: blocks kept.
       stage_blocks: blocks kept in each stage.
       parameters: trained numbers.
-      size_bytes: bytes that are sent, base and batch-norm statistics included.
+      size_bytes: bytes that are sent, base and batch-norm statistics included, its own too.
       mbit: the same in 10^6 bits.
       share_of_bytes: of the full model's bytes, 0 to 1.
       share_of_blocks: of the full model's blocks, 0 to 1.
@@ -81,6 +81,7 @@ def make_row(
     examples: int,
     errors: int,
     cross_entropy: float,
+    own_bytes: int = 0,
 ) -> Row:
     """Returns the row of one configuration, its costs summed over the base and the kept blocks.
 
@@ -92,12 +93,13 @@ def make_row(
       examples: images that the error was measured on.
       errors: wrongly classified of them.
       cross_entropy: mean, in nats.
+      own_bytes: of what is sent for this configuration alone, its own statistics.
     """
     return derive_row(
         configuration.name,
         stage_blocks=ladder.stage_blocks(configuration),
         blocks=len(blocks),
-        cost=sum((blocks[i] for i in configuration.blocks), base),
+        cost=sum((blocks[i] for i in configuration.blocks), base + UnitCost(0, own_bytes, 0)),
         full_bytes=sum(blocks, base).size_bytes,
         examples=examples,
         errors=errors,

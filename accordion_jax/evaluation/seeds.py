@@ -18,6 +18,8 @@ _MAY_DIFFER = (
     "sweep.bits_per_parameter",
     "sweep.depths",
 )
+# A field that older runs do not have, with the value that they were swept with.
+_LATER = ("sweep.own_statistics", 0)
 
 
 def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -25,7 +27,7 @@ def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str,
     return {
         name: _what_was_measured(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
         for name, value in config.items()
-        if prefix + name not in _MAY_DIFFER
+        if prefix + name not in _MAY_DIFFER and (prefix + name, value) != _LATER
     }
 
 

@@ -1,7 +1,7 @@
 """The sweep: every configuration of a ladder, measured in one pass over the examples."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -134,6 +134,7 @@ def make_table(
     base: UnitCost,
     blocks: tuple[UnitCost, ...],
     provenance: dict[str, Any],
+    own_bytes: Mapping[str, int] | None = None,
 ) -> LookupTable:
     """Returns the look-up table of a sweep over a ladder's configurations.
 
@@ -143,6 +144,7 @@ def make_table(
       base: cost of stem and head.
       blocks: cost of each block.
       provenance: JSON-able facts to keep with the table.
+      own_bytes: configuration -> bytes of statistics of its own, of those that have any.
     """
     rows = tuple(
         make_row(
@@ -153,6 +155,7 @@ def make_table(
             examples=counts.examples,
             errors=int(errors),
             cross_entropy=float(cross_entropy),
+            own_bytes=(own_bytes or {}).get(configuration.name, 0),
         )
         for configuration, errors, cross_entropy in zip(
             ladder, counts.errors, counts.cross_entropy, strict=True

@@ -135,6 +135,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.sweep.checkpoint = "latest"  # or "best"
     config.sweep.depths = ()  # blocks kept in the configurations to sweep; empty: the whole ladder
     config.sweep.examples = 0  # 0: all
+    # Batches to measure the batch-norm statistics of each configuration on that skips blocks before
+    # others, after training; 0: all share those of training. 60 leave nothing of these.
+    config.sweep.own_statistics = 0
     config.sweep.batch_size = 500  # a device
     config.sweep.bits_per_parameter = 0  # of the picture's axis; 0: true bytes; the paper's: 64
     return config
@@ -207,6 +210,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "run.eval_every_epochs": (0, 1e9),
     "run.eval_examples": (0, math.inf),
     "sweep.examples": (0, math.inf),
+    "sweep.own_statistics": (0, 1e6),
     "sweep.batch_size": (1, math.inf),
     "sweep.bits_per_parameter": (0, math.inf),
 }

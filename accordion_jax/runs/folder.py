@@ -19,6 +19,7 @@ TABLE_CSV_FILE = "lookup_table.csv"
 PROGRESS_FILE = "progress.json"  # how far training is
 END_FILE = "end.json"  # how the last process ended that worked on the run
 CHECKPOINTS = "checkpoints"  # folder
+OWN_STATISTICS = "own_statistics"  # folder; a file a configuration
 LOCK_FILE = "run.lock"  # held by the process that works on the run
 HOLDER_FILE = "holder.json"  # which process that is
 

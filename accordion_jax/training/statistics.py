@@ -42,7 +42,9 @@ def own_statistics(
     Returns:
       Unit -> statistics, NumPy, of the kept units that have any.
     """
-    quiet = dataclasses.replace(experiment, learning_rate=jnp.zeros_like)
+    config = experiment.config.copy_and_resolve_references()
+    config.train.start_from = ""  # the weights are here
+    quiet = dataclasses.replace(experiment, config=config, learning_rate=jnp.zeros_like)
     together, draw = Together([quiet]), single(skip_mask)
     start = quiet.init()._replace(
         params=variables["params"], batch_stats=variables.get("batch_stats", {})

@@ -87,6 +87,7 @@ def segments_from_columns(document: Mapping[str, Any], source: str) -> tuple[Seg
         raise ManifestError(f"{source}: {error}") from error
     segments: list[Segment] = []
     last_of: dict[int, Segment] = {}
+    own = {*document["depths"].get("statistics", ())}
     for i, (unit, bits, size_bytes) in enumerate(
         zip(columns["unit"], columns["bits"], columns["size_bytes"], strict=True)
     ):
@@ -102,6 +103,7 @@ def segments_from_columns(document: Mapping[str, Any], source: str) -> tuple[Seg
             tensor_bytes=layout if isinstance(layout, int) else layout.tensor_bytes,
             layout=None if isinstance(layout, int) else layout,
             refines=None if before is None else before.name,
+            is_statistics=unit in own,
         )
         segments.append(last_of[unit])
     for name in ("size_bytes", "tensor_bytes"):
@@ -128,7 +130,8 @@ def ladder_to_columns(
       KeyError: there is none.
     """
     place = {segment.name: i for i, segment in enumerate(segments)}
-    depths: dict[tuple[str, int, int], int] = {}
+    units = {unit: i for i, unit in enumerate(dict.fromkeys(each.unit for each in segments))}
+    depths: dict[tuple[str, int, int, int | None], int] = {}
     columns: dict[str, list[Any]] = {
         name: [] for name in ("name", "depth", "segments", "examples", "errors", "cross_entropy")
     }
@@ -136,7 +139,8 @@ def ladder_to_columns(
     for configuration in ladder:
         row = rows[configuration.name]
         mask = "".join("1" if skip else "0" for skip in configuration.skip_mask)
-        depth = depths.setdefault((mask, row.parameters, row.macs), len(depths))
+        own = None if configuration.statistics is None else units[configuration.statistics]
+        depth = depths.setdefault((mask, row.parameters, row.macs, own), len(depths))
         needed = [place[name] for name in configuration.segments]
         is_prefix = needed == list(range(len(needed)))
         columns["name"].append(configuration.name)
@@ -144,12 +148,16 @@ def ladder_to_columns(
         columns["segments"].append(len(needed) if is_prefix else needed)
         for name in ("examples", "errors", "cross_entropy"):
             columns[name].append(getattr(row, name))
+    statistics = [own for _, _, _, own in depths]
+    has_own = any(own is not None for own in statistics)
     return {
         "stage_sizes": list(table.full.stage_blocks),
         "depths": {
-            "skip_mask": [mask for mask, _, _ in depths],
-            "parameters": _changes([parameters for _, parameters, _ in depths]),
-            "macs": _changes([macs for _, _, macs in depths]),
+            "skip_mask": [mask for mask, _, _, _ in depths],
+            "parameters": _changes([parameters for _, parameters, _, _ in depths]),
+            "macs": _changes([macs for _, _, macs, _ in depths]),
+            # Most models have none.
+            **({"statistics": statistics} if has_own else {}),
         },
         "ladder": columns,
     }
@@ -171,6 +179,11 @@ def ladder_from_columns(
       ManifestError: an index or a count is wrong; names the source.
     """
     columns, depths, sizes = document["ladder"], document["depths"], document["stage_sizes"]
+    units = document["units"]["name"]
+    owns = [
+        None if own is None else _at(units, own, f"depths/statistics/{i}", source)
+        for i, own in enumerate(depths.get("statistics", [None] * len(depths["skip_mask"])))
+    ]
     ladder = []
     for i, needed in enumerate(columns["segments"]):
         where = f"ladder/segments/{i}"
@@ -190,6 +203,7 @@ def ladder_from_columns(
                 columns["name"][i],
                 tuple([segments[index].name for index in indices]),
                 tuple([skip == "1" for skip in mask]),
+                owns[columns["depth"][i]],
             )
         )
     return tuple(ladder)
@@ -265,6 +279,8 @@ def _sums(columns: Mapping[str, Any], name: str) -> list[int]:
 def mean_bits(segments: Sequence[Segment], members: np.ndarray) -> np.ndarray:
     """Returns [configurations] float64: bits a weight, the mean over its weights.
 
+    Own statistics are no weights.
+
     Args:
       segments: in sending order.
       members: [configurations, segments] bool, which of them each needs.
@@ -272,6 +288,8 @@ def mean_bits(segments: Sequence[Segment], members: np.ndarray) -> np.ndarray:
     bits_of: dict[str, int] = {}
     added, weights = np.zeros((2, len(segments)))
     for i, segment in enumerate(segments):
+        if segment.is_statistics:
+            continue
         bits = segment.bits or _FLOAT32_BITS
         numbers = segment.tensor_bytes // (4 if segment.layout else max(1, bits // 8))
         # A refinement adds the bits that the segment before it lacks.

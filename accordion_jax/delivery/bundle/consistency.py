@@ -78,7 +78,7 @@ def check_ladder(segments: Sequence[Segment], ladder: Sequence[Configuration], s
 
     Raises:
       ManifestError: two have one name, one lacks the base, or what a refinement refines, the last
-        lacks a segment, or the default path is none; names them.
+        lacks a segment that is no statistics, or the default path is none; names them.
     """
     _check_unique([configuration.name for configuration in ladder], "ladder", source)
     order = tuple(segment.name for segment in segments)
@@ -111,11 +111,12 @@ def check_ladder(segments: Sequence[Segment], ladder: Sequence[Configuration], s
                 f"{source}: the skip mask of {large.name!r} must keep all that {small.name!r} keeps"
             )
     full = ladder[-1]
-    if len(full.segments) != len(order):
-        rest = [name for name in order if name not in set(full.segments)]
+    statistics = {segment.name for segment in segments if segment.is_statistics}
+    rest = [name for name in order if name not in {*full.segments, *statistics}]
+    if rest:
         raise ManifestError(
             f"{source}: the last configuration, {full.name!r}, lacks segments {short(rest)}; it "
-            f"must need all {len(order)}"
+            f"must need all {len(order) - len(statistics)}"
         )
 
 

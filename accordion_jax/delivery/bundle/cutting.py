@@ -1,6 +1,7 @@
 """Cuts the variables of a network into segments: the base, and one a block. NumPy only.
 
-Here the arrays are as they are; `encoding` sends them in fewer bits.
+Here the arrays are as they are; `encoding` sends them in fewer bits. Statistics of configurations'
+own come last.
 """
 
 import dataclasses
@@ -9,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from accordion_jax.depth import Ladder, LookupTable
+from accordion_jax.delivery.bundle.encodings.contract import Layout
+from accordion_jax.delivery.bundle.encodings.segment import encode_chain, encodings_for
+from accordion_jax.delivery.bundle.statistics import check_values, shared_name, unit_of
+from accordion_jax.delivery.bundle.writing import Piece
+from accordion_jax.depth import Ladder, LookupTable, Row, UnitCost, derive_row
 
 # The first segment: stem and head.
 BASE = "base"
@@ -26,6 +31,7 @@ def bundle_parts(
     description: Mapping[str, Any],
     ladder: Ladder,
     table: LookupTable,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments of `write_bundle` for a network with the variables of `models`.
 
@@ -39,6 +45,8 @@ def bundle_parts(
       description: family, arguments, input and classes, for the manifest.
       ladder: of the run. Its configurations that the table has a row for become the bundle's.
       table: measured on these weights, the full model among its rows.
+      own: configuration -> unit -> statistics of its own, of those that were measured with them.
+        Without them each is in the bundle too, as `statistics.shared_name` calls it.
 
     Raises:
       ValueError: a unit has no parameters, a collection is not known, the ladder has another number
@@ -54,28 +62,72 @@ def bundle_parts(
     for block in ladder.sending_order:
         segments[block_names[block]] = tensors_of_unit(variables, block_names[block])
 
-    configurations, rows = [], []
+    statistics = {name: own_piece(name, trees, 32) for name, trees in (own or {}).items()}
+    made = []
     for configuration in ladder:
         kept = {BASE, *(block_names[block] for block in configuration.blocks)}
         needed = [name for name in segments if name in kept]
         row = measured[configuration.name]
         size = sum(array.nbytes for name in needed for array in segments[name].values())
-        if row.size_bytes != size:
+        piece = statistics.get(configuration.name)
+        if row.size_bytes != size + (piece.layout.tensor_bytes if piece else 0):
             raise ValueError(
                 f"the look-up table gives {configuration.name!r} {row.size_bytes} bytes; its "
                 f"arrays have {size}: the table is not of these weights"
             )
-        configurations.append(
-            {"name": configuration.name, "segments": needed, "skip_mask": configuration.skip_mask}
-        )
-        rows.append(row)
+        plain = without_own(row, size, table) if piece else row
+        entry = {"segments": needed, "skip_mask": configuration.skip_mask}
+        made.append((plain, {"name": plain.configuration, **entry}))
+        if piece:
+            entry |= {"segments": [*needed, piece.unit], "statistics": piece.unit}
+            made.append((row, {"name": row.configuration, **entry}))
+    made.sort(key=lambda pair: pair[0].size_bytes)
     return {
-        "segments": segments,
-        "ladder": configurations,
+        "segments": {**segments, **{piece.unit: piece for piece in statistics.values()}},
+        "ladder": [configuration for _, configuration in made],
         "model": {**description, "runtime": "networks", "collections": COLLECTIONS},
-        "table": LookupTable(tuple(rows), table.provenance),
+        "table": LookupTable(tuple(row for row, _ in made), table.provenance),
         "provenance": table.provenance,
     }
+
+
+def own_piece(configuration: str, trees: Mapping[str, Any], bits: int) -> Piece:
+    """Returns a configuration's own statistics as `write_bundle` takes them.
+
+    Args:
+      configuration: of the run's ladder.
+      trees: unit -> statistics.
+      bits: a weight of the bundle's finest step: with 32 they are float32, with fewer float16.
+
+    Raises:
+      BundleError: they are none: a number is not finite, or a variance below zero.
+    """
+    arrays = {path: np.asarray(array) for path, array in _flatten(trees)}
+    check_values(arrays)
+    bits = 32 if bits == 32 else 16
+    (content,) = encode_chain(arrays, [encodings_for(arrays, bits)])
+    return Piece(unit_of(configuration), bits, Layout.of(arrays), content)
+
+
+def without_own(row: Row, size_bytes: int, table: LookupTable) -> Row:
+    """Returns the row of a configuration with the statistics that its blocks come with.
+
+    Args:
+      row: of it with its own.
+      size_bytes: without its own.
+      table: of the run; its provenance says what was counted without.
+    """
+    counted = table.provenance["statistics"]["own"][row.configuration]
+    return derive_row(
+        shared_name(row.configuration),
+        stage_blocks=row.stage_blocks,
+        blocks=table.full.depth,
+        cost=UnitCost(row.parameters, size_bytes, row.macs),
+        full_bytes=table.full.size_bytes,
+        examples=row.examples,
+        errors=counted["shared_errors"],
+        cross_entropy=counted["shared_cross_entropy"],
+    )
 
 
 def measured_ladder(ladder: Ladder, table: LookupTable, block_names: Sequence[str]) -> Ladder:

@@ -162,6 +162,10 @@ def _is_name(value: Any) -> bool:
     return type(value) is str and _NAME.fullmatch(value) is not None
 
 
+def _is_index_or_none(value: Any) -> bool:
+    return value is None or _is_index(value)
+
+
 def _is_bits(value: Any) -> bool:
     return value is None or (type(value) is int and value in (*range(1, 9), 16, 32))
 
@@ -200,6 +204,7 @@ _COLUMNS: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "skip_mask": (_is_mask, "a text of 0 and 1"),
         "parameters": (_is_change, "a whole number from -2^53 to 2^53"),
         "macs": (_is_change, "a whole number from -2^53 to 2^53"),
+        "statistics": (_is_index_or_none, "an index or null"),
     },
     "ladder": {
         "name": (_is_name, "a name"),

@@ -1,11 +1,14 @@
 """A network in steps of bits as the arguments of `write_bundle`. NumPy only."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accordion_jax.delivery.bundle.cutting import COLLECTIONS
 from accordion_jax.delivery.bundle.ordering import Item, Rung
 from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.delivery.bundle.statistics import shared_name
+from accordion_jax.delivery.bundle.writing import Piece
 from accordion_jax.depth import LookupTable, UnitCost, derive_row
 
 # A manifest is sent first, and what follows the third digit of a loss is noise.
@@ -34,6 +37,8 @@ def encoded_parts(
     description: Mapping[str, Any],
     table: LookupTable,
     facts: Mapping[str, Any],
+    own: Iterable[tuple[Rung, Measured]] = (),
+    statistics: Mapping[str, Piece] | None = None,
 ) -> dict[str, Any]:
     """Returns the arguments of `write_bundle`.
 
@@ -44,20 +49,30 @@ def encoded_parts(
       description: family, arguments, input and classes, for the manifest.
       table: of the run in float32: what a configuration costs to run, and where it comes from.
       facts: for the provenance, beside the table's: how the bundle was made.
+      own: rungs of configurations that have own statistics, each with what was measured of it with
+        these.
+      statistics: configuration -> its own, of those that have any. Their rungs without it are in
+        the bundle too, as `statistics.shared_name` calls them.
     """
+    statistics = statistics or {}
     plain = {row.configuration: row for row in table.rows}
     full = max(plain.values(), key=lambda row: row.depth)
     place = {item: i for i, item in enumerate(order)}
     full_bytes = _wire_bytes(chains, order)
     made = []
-    for rung, measured in rungs:
+    plainly = ((rung, measured, None) for rung, measured in rungs)
+    with_own = ((rung, measured, statistics[rung.configuration.name]) for rung, measured in own)
+    for rung, measured, piece in itertools.chain(plainly, with_own):
         row = plain[rung.configuration.name]
         items = sorted(rung.items, key=place.__getitem__)
+        name = rung.name(chains.bits)
+        is_shared = piece is None and row.configuration in statistics
+        own_unit, own_bytes = ([piece.unit], len(piece.content)) if piece else ([], 0)
         new = derive_row(
-            rung.name(chains.bits),
+            shared_name(name) if is_shared else name,
             stage_blocks=row.stage_blocks,
             blocks=full.depth,
-            cost=UnitCost(row.parameters, _wire_bytes(chains, items), row.macs),
+            cost=UnitCost(row.parameters, _wire_bytes(chains, items) + own_bytes, row.macs),
             full_bytes=full_bytes,
             examples=measured.examples,
             errors=measured.errors,
@@ -65,16 +80,21 @@ def encoded_parts(
         )
         configuration = {
             "name": new.configuration,
-            "segments": [chains.segment(*item) for item in items],
+            "segments": [*(chains.segment(*item) for item in items), *own_unit],
             "skip_mask": rung.configuration.skip_mask,
         }
+        if piece:
+            configuration["statistics"] = piece.unit
         made.append((new, configuration))
     # Off the path there may be what is on it too.
     unique = {row.configuration: (row, configuration) for row, configuration in made}
     made = sorted(unique.values(), key=lambda pair: (pair[0].size_bytes, len(pair[1]["segments"])))
     facts = {**table.provenance, **facts}
     return {
-        "segments": {chains.segment(*item): chains.piece(*item) for item in order},
+        "segments": {
+            **{chains.segment(*item): chains.piece(*item) for item in order},
+            **{piece.unit: piece for piece in statistics.values()},
+        },
         "ladder": [configuration for _, configuration in made],
         "model": {**description, "runtime": "networks", "collections": COLLECTIONS},
         "table": LookupTable(tuple(row for row, _ in made), facts),

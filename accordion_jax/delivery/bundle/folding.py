@@ -5,6 +5,13 @@ In use, a batch norm after a convolution is ``(conv(x) - mean) * g + bias`` with
 ``bias - mean * g``. The bias stays where it was, as that of a norm whose mean is 0 and whose scale
 and variance are 1, so that the variables have the shape of before and the model runs unchanged.
 Zeros and ones cost no bytes (`encodings.plain`), and a scale a channel takes up g.
+
+A configuration's own statistics are of the convolution as it was. The folded one gives
+``(conv(x) - b) * f`` with ``f = g * sqrt(1 + epsilon)`` and b the convolution's own bias, mostly 0.
+So in the folded network a mean m and a variance v become
+``f * (m - b - (mean - b) * sqrt(v' + epsilon) / sqrt(1 + epsilon))`` and
+``v' = (1 + epsilon) * (v + epsilon) / (var + epsilon) - epsilon``: with them it gives, but for
+rounding, what the network gave before with m and v.
 """
 
 from collections.abc import Mapping
@@ -26,6 +33,51 @@ def fold_norms(variables: Mapping[str, Any], *, epsilon: float = 1e-5) -> dict[s
     """
     params, statistics = _folded(variables["params"], variables.get("batch_stats", {}), epsilon)
     return {**variables, "params": params, "batch_stats": statistics}
+
+
+def fold_statistics(
+    variables: Mapping[str, Any], own: Mapping[str, Any], *, epsilon: float = 1e-5
+) -> dict[str, Any]:
+    """Returns a configuration's own statistics as they are in the folded network.
+
+    They are exact, but for rounding, where a channel's variance is at least `epsilon` of the shared
+    one. A channel that is so still in this configuration alone gets a variance of 0.
+
+    Args:
+      variables: of the network, not folded.
+      own: unit -> statistics, of some of its units and norms.
+      epsilon: as for `fold_norms`.
+    """
+    return _folded_statistics(variables["params"], variables["batch_stats"], own, epsilon)
+
+
+def _folded_statistics(
+    params: Mapping[str, Any], shared: Mapping[str, Any], own: Mapping[str, Any], epsilon: float
+) -> dict[str, Any]:
+    new = dict(own)
+    for name, node in own.items():
+        if not isinstance(node, Mapping):
+            continue
+        conv = name.replace("norm", "conv")
+        norm = params.get(name)
+        if conv == name or not _is_pair(params.get(conv), norm, shared.get(name)):
+            new[name] = _folded_statistics(norm or {}, shared.get(name, {}), node, epsilon)
+            continue
+        scale, mean, var, own_mean, own_var, bias = (
+            np.asarray(array, np.float64)
+            for array in (
+                params[name]["scale"],
+                *map(shared[name].get, ("mean", "var")),
+                *map(node.get, ("mean", "var")),
+                params[conv].get("bias", 0.0),
+            )
+        )
+        factor = scale / np.sqrt(var + epsilon) * np.sqrt(1 + epsilon)
+        new_var = np.maximum((1 + epsilon) * (own_var + epsilon) / (var + epsilon) - epsilon, 0)
+        ratio = np.sqrt(new_var + epsilon) / np.sqrt(1 + epsilon)
+        new_mean = factor * (own_mean - bias - (mean - bias) * ratio)
+        new[name] = {"mean": new_mean.astype(np.float32), "var": new_var.astype(np.float32)}
+    return new
 
 
 def _folded(
@@ -59,9 +111,10 @@ def _folded(
     return new_params, new_statistics
 
 
-def _is_pair(conv: Any, norm: Mapping[str, Any], statistics: Any) -> bool:
+def _is_pair(conv: Any, norm: Any, statistics: Any) -> bool:
     return (
         isinstance(conv, Mapping)
+        and isinstance(norm, Mapping)
         and isinstance(statistics, Mapping)
         and {"kernel"} <= conv.keys() <= {"kernel", "bias"}
         and norm.keys() == {"scale", "bias"}

@@ -31,6 +31,7 @@ from accordion_jax.delivery.bundle.document import (
 )
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.sets import Sets
+from accordion_jax.delivery.bundle.statistics import check_statistics
 from accordion_jax.delivery.errors import ManifestError
 from accordion_jax.depth import LookupTable, Row
 
@@ -47,7 +48,8 @@ class Manifest:
       model: what is needed to build the network; opaque here, read by the runtime of its family.
       segments: in sending order, the base first.
       ladder: by growing bytes; the last is the full model. Those of the default path need the first
-        segments of the sending order; others may need any that are of use together.
+        segments of the sending order; others may need any that are of use together, statistics of
+        their own among them.
       table: one row a configuration, in the ladder's order. Its sizes are those on the wire.
       provenance: where the model comes from.
     """
@@ -144,6 +146,7 @@ class Manifest:
             table=table_from_columns(document, segments, ladder, source),
             provenance=document["provenance"],
         )
+        check_statistics(segments, ladder, manifest.collection, source)
         if manifest.document() != document:
             raise ManifestError(
                 f"{source} says a thing twice or in another form than the one that is written: "
@@ -203,14 +206,26 @@ class Manifest:
         return tuple(c for c in self.ladder if c.segments == order[: len(c.segments)])
 
     @functools.cached_property
+    def path_at_best(self) -> tuple[Configuration, ...]:
+        """The same; those that may have statistics of their own with them, by growing bytes."""
+        own = {
+            tuple(n for n in c.segments if not self.by_name[n].is_statistics): c
+            for c in self.ladder
+            if c.statistics is not None
+        }
+        chosen = {own.get(c.segments, c).name for c in self.path}
+        return tuple(c for c in self.ladder if c.name in chosen)
+
+    @functools.cached_property
     def sets(self) -> Sets:
         """The configurations as sets of segments, in arrays."""
         return Sets.of(self.segments, self.ladder, self.table)
 
     @functools.cached_property
     def size_bytes(self) -> int:
-        """Wire bytes of the whole model; segments of equal content count once."""
-        return sum(segment.size_bytes for segment in self.by_sha256.values())
+        """Wire bytes of the full model; segments of equal content count once."""
+        needed = (self.by_name[name] for name in self.ladder[-1].segments)
+        return sum({segment.sha256: segment.size_bytes for segment in needed}.values())
 
     def complete(self, held: Collection[str]) -> tuple[Configuration, ...]:
         """Returns the configurations of which every segment is held, the best first.
@@ -237,7 +252,8 @@ class Manifest:
 
     def bits(self, configuration: Configuration) -> tuple[int, int] | None:
         """Returns the fewest and the most bits a weight of its units; None if not known."""
-        found = [self.by_name[name].bits for name in self.finest(configuration)]
+        finest = (self.by_name[name] for name in self.finest(configuration))
+        found = [segment.bits for segment in finest if not segment.is_statistics]
         known = [bits for bits in found if bits is not None]
         return (min(known), max(known)) if len(known) == len(found) else None
 

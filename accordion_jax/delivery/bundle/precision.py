@@ -73,7 +73,7 @@ class Chains:
             for content in contents[1:]:
                 steps.append(refine(steps[-1], content))
             prefix = "" if name == BASE else f"{name}/"
-            self._trees[name] = tuple(_tree(prefix, step.arrays()) for step in steps)
+            self._trees[name] = tuple(tree_of(prefix, step.arrays()) for step in steps)
 
     def variables(self, steps: Mapping[str, int]) -> dict[str, Any]:
         """Returns the network's variables, float32, of the shape of before.
@@ -126,8 +126,13 @@ def _encodings(
     return chosen
 
 
-def _tree(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """{collection: {unit: tree}} of arrays by path."""
+def tree_of(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns arrays by path as ``{collection: {unit: tree}}``.
+
+    Args:
+      prefix: of the paths, such as ``stage1_block01/``.
+      arrays: by path.
+    """
     result: dict[str, Any] = {}
     for path, array in arrays.items():
         *parts, last = f"{prefix}{path}".split("/")

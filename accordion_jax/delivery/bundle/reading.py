@@ -117,5 +117,13 @@ def summary(bundle: str | os.PathLike) -> str:
             f"(error {smallest.top1_error:.4f}, first {manifest.segments[0].size_bytes} bytes)",
             f"          to {full.configuration} (error {full.top1_error:.4f})",
             f"manifest  {document} bytes, compressed",
+            *_own_statistics(manifest),
         ]
     )
+
+
+def _own_statistics(manifest: Manifest) -> list[str]:
+    own = [segment.size_bytes for segment in manifest.segments if segment.is_statistics]
+    if not own:
+        return []
+    return [f"own       statistics of {len(own)} configurations, {sum(own)} bytes of the segments"]

@@ -2,6 +2,7 @@
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded, read, refine
 from accordion_jax.delivery.bundle.parts import Segment
+from accordion_jax.delivery.bundle.statistics import check_values
 from accordion_jax.delivery.errors import BundleError
 
 
@@ -14,11 +15,14 @@ def unpack(segment: Segment, content: bytes, before: Encoded | None) -> Encoded:
       before: what it refines; None where it refines nothing.
 
     Raises:
-      BundleError: as `read` and `refine`; or `before` is not here.
+      BundleError: as `read` and `refine`; or `before` is not here, or own statistics are none.
     """
     if segment.refines is None:
         assert segment.layout is not None
-        return read(content, segment.layout, segment.sha256)
+        encoded = read(content, segment.layout, segment.sha256)
+        if segment.is_statistics:
+            check_values(encoded.arrays())
+        return encoded
     if before is None:
         raise BundleError(f"it refines {segment.refines!r}, which is not here")
     return refine(before, content, segment.sha256)

@@ -1,7 +1,7 @@
 """Segments as the variables of a network. NumPy only."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,12 @@ class Loaded:
     Attributes:
       variables: ``{collection: {unit: tree}}``.
       encoded: what the next refinement adds to; None where there is none.
+      is_statistics: whether they take the place of those of other units.
     """
 
     variables: dict[str, Any]
     encoded: Encoded | None
+    is_statistics: bool = False
 
 
 def load_segment(
@@ -39,8 +41,8 @@ def load_segment(
       before: the segment that it refines, loaded; None where it refines nothing.
 
     Raises:
-      BundleError: it cannot be read, it does not refine that segment, or a tensor's name is also
-        that of a tree.
+      BundleError: it cannot be read, it does not refine that segment, own statistics are none, or
+        a tensor's name is also that of a tree.
     """
     segment = manifest.by_name[name]
     if segment.layout is None:
@@ -50,7 +52,8 @@ def load_segment(
     except BundleError as error:
         raise BundleError(f"segment {name!r} cannot be read: {error}") from error
     variables = _variables(manifest, segment, encoded.arrays())
-    return Loaded(variables, encoded if name in manifest.refined else None)
+    is_refined = name in manifest.refined
+    return Loaded(variables, encoded if is_refined else None, segment.is_statistics)
 
 
 def load_variables(
@@ -69,9 +72,60 @@ def load_variables(
         segment = manifest.by_name[name]
         before = loaded.pop(segment.refines) if segment.refines else None
         loaded[name] = load_segment(manifest, name, read(segment.sha256), before)
-        for collection, units in loaded[name].variables.items():
-            variables.setdefault(collection, {}).update(units)
+        _merge(variables, loaded[name])
     return variables
+
+
+def merged(segments: Iterable[Loaded]) -> dict[str, Any]:
+    """Returns the variables of several segments as one tree: ``{collection: {unit: tree}}``.
+
+    Args:
+      segments: one a unit; own statistics after those whose place they take.
+
+    Raises:
+      BundleError: own statistics are not those of these segments; names the tensor.
+    """
+    variables: dict[str, Any] = {}
+    for each in segments:
+        _merge(variables, each)
+    return variables
+
+
+def _merge(variables: dict[str, Any], loaded: Loaded) -> None:
+    if loaded.is_statistics:
+        variables |= replaced(variables, loaded.variables)
+        return
+    for collection, units in loaded.variables.items():
+        variables.setdefault(collection, {}).update(units)
+
+
+def replaced(tree: Mapping[str, Any], by: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Returns a tree with some of its arrays replaced.
+
+    Args:
+      tree: unchanged.
+      by: has the same names as far as it goes.
+      where: what lies above, for errors.
+
+    Raises:
+      BundleError: a name is none of the tree's, or its array has another shape; names it.
+    """
+    new = dict(tree)
+    for name, value in by.items():
+        path = f"{where}{name}"
+        if name not in new:
+            raise BundleError(f"there are statistics {path!r}, and nothing of this name to replace")
+        if isinstance(value, Mapping) and isinstance(new[name], Mapping):
+            new[name] = replaced(new[name], value, f"{path}/")
+            continue
+        found, wanted = np.shape(value), np.shape(new[name])
+        if isinstance(value, Mapping) or isinstance(new[name], Mapping) or found != wanted:
+            raise BundleError(
+                f"the statistics {path!r} have the shape {found}; wanted {wanted}, as of what they "
+                "replace"
+            )
+        new[name] = value
+    return new
 
 
 def _safetensors(name: str, content: bytes) -> dict[str, np.ndarray]:
@@ -90,7 +144,9 @@ def _variables(
     variables: dict[str, Any] = {}
     base = manifest.segments[0].unit
     for tensor, array in tensors.items():
-        path = tensor.split("/") if segment.unit == base else [segment.unit, *tensor.split("/")]
+        path = tensor.split("/")
+        if segment.unit != base and not segment.is_statistics:
+            path.insert(0, segment.unit)
         node = variables.setdefault(manifest.collection(tensor), {})
         for part in path[:-1]:
             node = node.setdefault(part, {})

@@ -67,7 +67,8 @@ def write_bundle(
       segments: name -> arrays by name, which become a safetensors file, or what is encoded already;
         in sending order, the base first. A refinement is called after its unit and the bits that
         it leads to: ``base.8``.
-      ladder: ``{"name", "segments", "skip_mask"}`` of each configuration, smallest first.
+      ladder: ``{"name", "segments", "skip_mask"}`` of each configuration, smallest first; and
+        ``"statistics"``, the unit of its own, of those that have one.
       model: what the runtime needs to build the network; JSON-able.
       table: one row a configuration: what was counted, and what it costs to run. Sizes are worked
         out from the segments.
@@ -90,7 +91,10 @@ def write_bundle(
         segments=described,
         ladder=[
             Configuration(
-                str(c["name"]), tuple(c["segments"]), tuple(bool(skip) for skip in c["skip_mask"])
+                str(c["name"]),
+                tuple(c["segments"]),
+                tuple(bool(skip) for skip in c["skip_mask"]),
+                c.get("statistics"),
             )
             for c in ladder
         ],

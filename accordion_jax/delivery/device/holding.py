@@ -55,6 +55,11 @@ class Holding:
         return sum(s.size_bytes for s in self.manifest.by_sha256.values() if s.sha256 in self.held)
 
     @property
+    def missing_bytes(self) -> int:
+        """Wire bytes of the full model that are not held."""
+        return sum(s.size_bytes for s in self.missing_of(self.manifest.ladder[-1]))
+
+    @property
     def first_missing(self) -> str | None:
         """Digest of the first segment in sending order that is not held."""
         return next((s.sha256 for s in self.manifest.segments if s.sha256 not in self.held), None)

@@ -118,7 +118,7 @@ def summary(device: Device) -> str:
         f"transferred  {outcome.transferred_bytes:,} bytes of segments{seconds}; "
         f"{manifest_bytes:,} of manifest",
         f"cached       {outcome.cached_bytes:,} bytes before; "
-        f"{manifest.size_bytes - device.holding.size_bytes:,} bytes of the full model are missing",
+        f"{device.holding.missing_bytes:,} bytes of the full model are missing",
     ]
     if device.newer:
         lines.append(

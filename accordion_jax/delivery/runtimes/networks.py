@@ -15,7 +15,7 @@ from accordion_jax import models
 from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration
-from accordion_jax.delivery.bundle.variables import Loaded, load_segment
+from accordion_jax.delivery.bundle.variables import Loaded, load_segment, merged
 from accordion_jax.delivery.errors import ModelError
 from accordion_jax.delivery.runtimes.examples import count, part, share_wrong
 from accordion_jax.depth import SkipMask
@@ -54,8 +54,9 @@ class Network:
         Raises:
           ModelError: the segments are not of the network that the manifest describes, or it does
             not take such inputs.
+          BundleError: own statistics are not those of these segments.
         """
-        variables = _merged(segments)
+        variables = merged(segments)
         program = self._program(configuration.skip_mask, variables, batch_size)
         return lambda batch: np.asarray(program(variables, batch))
 
@@ -122,12 +123,3 @@ def error_rate(
     if not outputs:
         raise ValueError(f"no {network.task.input_name} are given, so no answer can be judged")
     return share_wrong(network.task, np.concatenate(outputs), targets)
-
-
-def _merged(segments: Sequence[Loaded]) -> dict[str, Any]:
-    """The variables of several segments as one tree: {collection: {unit: tree}}."""
-    variables: dict[str, Any] = {}
-    for segment in segments:
-        for collection, units in segment.variables.items():
-            variables.setdefault(collection, {}).update(units)
-    return variables

@@ -75,6 +75,7 @@ function readRungs({ ladder, depths, segments }) {
   let macs = 0;
   const macsOf = depths.macs.map((change) => (macs += change));
   const digests = atob(segments.sha256); // 32 bytes each
+  const statistics = new Set(depths.statistics ?? []); // units of them, which are no weights
   const bytes = (needed) => {
     // Segments of equal content count once.
     const sizes = new Map(needed.map((i) => [digests.slice(32 * i, 32 * i + 32), segments.size_bytes[i]]));
@@ -83,7 +84,8 @@ function readRungs({ ladder, depths, segments }) {
   return ladder.name.map((name, i) => {
     const entry = ladder.segments[i];
     const needed = typeof entry === "number" ? Array.from({ length: entry }, (_, index) => index) : entry;
-    const finest = new Map(needed.map((index) => [segments.unit[index], segments.bits[index]]));
+    const weights = needed.filter((index) => !statistics.has(segments.unit[index]));
+    const finest = new Map(weights.map((index) => [segments.unit[index], segments.bits[index]]));
     const bits = [...finest.values()];
     const mask = depths.skip_mask[ladder.depth[i]];
     const [low, high] = interval(ladder.errors[i], ladder.examples[i]);
