@@ -32,15 +32,15 @@ from accordion_jax import data, evaluation
 from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder, own_piece
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
 from accordion_jax.delivery.bundle.encodings.segment import read
-from accordion_jax.delivery.bundle.folding import (
-    fold_norms,
-    fold_statistics,
-    norms_to_measure,
-    unit_norms,
-)
+from accordion_jax.delivery.bundle.folding import fold_norms, fold_statistics
 from accordion_jax.delivery.bundle.ordering import Rung, blockwise, passes, rungs_of, uniform
 from accordion_jax.delivery.bundle.passes_kept import digest_of, kept
-from accordion_jax.delivery.bundle.precision import Chains, tree_of
+from accordion_jax.delivery.bundle.precision import (
+    MANY_BITS,
+    Chains,
+    tree_of,
+    with_measured_norms,
+)
 from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.searching import find_order, passes_of_search
 from accordion_jax.delivery.bundle.variables import replaced
@@ -73,8 +73,6 @@ _FOLLOWS = flags.DEFINE_string("follows", None, "model_id of the version that th
 
 # An order is found by differences between models on the same examples: more would not change it.
 _ORDER_EXAMPLES = 5000
-# Rounding to so many changes what norms see by less than measuring it does.
-_MANY_BITS = 8
 
 
 def main(argv: Sequence[str]) -> None:
@@ -186,27 +184,24 @@ def _encoded(
 
 
 def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
-    """The segments in these bits; few bits have norms that know the features of rounded weights."""
+    """The segments in these bits, and few bits' own norms."""
     variables = run.variables
-    cut = functools.partial(
-        Chains, base_names=tuple(run.model.base_names), block_names=tuple(run.model.block_names)
-    )
-    few = [step for step, each in enumerate(bits) if each < _MANY_BITS]
-    wanted = variables.get("batch_stats") and (few or run.config.train.bits)
-    if not wanted or not ladder.has_prefixes_alone:
-        return cut(fold_norms(variables), bits=bits)
+    how: dict[str, Any] = {
+        "base_names": tuple(run.model.base_names),
+        "block_names": tuple(run.model.block_names),
+        "bits": bits,
+    }
+    wanted = min(bits) < MANY_BITS or run.config.train.bits
+    # Where a ladder is none of prefixes, a norm sees several things.
+    if not wanted or not variables.get("batch_stats") or not ladder.has_prefixes_alone:
+        return Chains(fold_norms(variables), **how)
     experiment = make_experiment(run.config)
-    renew = Renewal(experiment.task, experiment.train, seed=run.config.seed)
-    if run.config.train.bits:
-        _log.info("measuring what the norms see: they have seen weights that training rounded")
-        variables = renew(run.model, variables)
-    folded, norms = fold_norms(variables), {}
-    for step in few:
-        _log.info("measuring what the norms see of weights in %d bits", bits[step])
-        rounded = cut(folded, bits=bits[step:]).variables({})
-        seen = renew(run.model, norms_to_measure(variables, rounded))
-        norms[step] = unit_norms(seen, folded)
-    return cut(folded, bits=bits, norms=norms)
+    renewal = Renewal(experiment.task, experiment.train, seed=run.config.seed)
+    renew = functools.partial(renewal, run.model)
+    _log.info("measuring on training images what the norms see of rounded weights")
+    if run.config.train.bits:  # what it has left are statistics of several bits together
+        variables = renew(variables)
+    return with_measured_norms(variables, renew, **how)
 
 
 @contextlib.contextmanager

@@ -171,7 +171,10 @@ class Depths:
 
 
 def of_elastic(
-    model: models.Network, variables: Mapping[str, Any], blocks: Sequence[str]
+    model: models.Network,
+    variables: Mapping[str, Any],
+    blocks: Sequence[str],
+    recalibrate: Recalibrate,
 ) -> Iterator[Depths]:
     """Yields a network of any depth at each precision, and with refinements.
 
@@ -179,8 +182,10 @@ def of_elastic(
       model: of any depth.
       variables: of it.
       blocks: units in the order in which they are sent.
+      recalibrate: gives a network new statistics, as a bundle of few bits has them.
     """
+    renew = functools.partial(recalibrate, model)
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
         name = f"Accordion {'-'.join(map(str, steps))} bits"
-        make = functools.partial(sending.by_depth, variables, steps, blocks)
+        make = functools.partial(sending.by_depth, variables, steps, blocks, renew)
         yield Depths(name, model, steps, make)

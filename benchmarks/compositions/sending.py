@@ -6,12 +6,13 @@ theirs for nothing, and a replay adds Accordion's manifest.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.precision import with_measured_norms
 from benchmarks.compositions.forms import Flat, Form, flatten, is_block_kernel, unflatten
 from benchmarks.compositions.sparse import read_sparse, write_sparse
 from benchmarks.compositions.wire import path_of, through, to_arrays, to_variables, unit_of
@@ -66,7 +67,10 @@ def rounded(variables: Mapping[str, Any], bits: int) -> dict[str, Any]:
 
 
 def by_depth(
-    variables: Mapping[str, Any], bits: Sequence[int], blocks: Sequence[str]
+    variables: Mapping[str, Any],
+    bits: Sequence[int],
+    blocks: Sequence[str],
+    renew: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:
     """Returns what a device holds after each step of precision, and the bytes until each depth.
 
@@ -74,22 +78,21 @@ def by_depth(
       variables: of a network of any depth, not folded.
       bits: a weight, in each step, coarse to fine.
       blocks: units of the blocks, in the order in which they are sent.
+      renew: gives a network statistics of what its norms see, for few bits.
 
     Returns:
       Variables a step; and a step's list of bytes: with the base alone, with the first block, and
       so on, in the first step; in the others all blocks are there already, and each number is that
       with one segment more refined.
     """
-    arrays = to_arrays(fold_norms(variables))
-    held: list[dict[str, Any]] = [{} for _ in bits]
-    sizes: list[list[int]] = [[] for _ in bits]
-    for units in (BASE, *((block,) for block in blocks)):
-        segment = {name: x for name, x in arrays.items() if unit_of(name) in units}
-        for step, (size, decoded) in enumerate(through(segment, dict.fromkeys(segment, bits))):
-            held[step] |= decoded
-            sizes[step].append(size)
+    chains = with_measured_norms(
+        variables, renew, base_names=BASE, block_names=tuple(blocks), bits=bits
+    )
+    steps = range(len(bits))
+    sizes = [[chains.size_bytes(name, step) for name in chains.names] for step in steps]
     until = np.cumsum(sizes).reshape(len(bits), -1)
-    return [to_variables(each) for each in held], until.tolist()
+    held = [chains.variables(dict.fromkeys(chains.names, step)) for step in steps]
+    return held, until.tolist()
 
 
 def sparse(variables: Mapping[str, Any], bits: int) -> Sent:

@@ -79,11 +79,7 @@ def main() -> None:
             rows.of_plain(plain.model, plain.variables),
             nnc.of_plain(plain.model, plain.variables, NNC_PYTHON.value),
         ]
-        train = data.load(name, "train", data_dir=folder, holdout=_CALIBRATION.value)
-        config = plain.config.data
-        task = train.task.with_augmentation(pad=config.pad, flip=config.flip)
-        renew = Renewal(task, train, seed=plain.config.seed)
-        compositions.append(rows.without_training(plain.model, plain.variables, renew))
+        compositions.append(rows.without_training(plain.model, plain.variables, _renewal(plain)))
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:
@@ -92,7 +88,8 @@ def main() -> None:
     if elastic:
         blocks = [elastic.model.block_names[i] for i in elastic.ladder.sending_order]
         masks = elastic.ladder.skip_masks
-        for depths in filter(_wanted, rows.of_elastic(elastic.model, elastic.variables, blocks)):
+        found = rows.of_elastic(elastic.model, elastic.variables, blocks, _renewal(elastic))
+        for depths in filter(_wanted, found):
             _add(document, measure_depths(depths, masks, measured))
     if elastic and _EARLY_EXIT.value:
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
@@ -103,6 +100,14 @@ def main() -> None:
     pictures.draw(out / "compositions.png", document)
     print(text)
     print(f"wrote compositions.json, .md and .png into {out}")
+
+
+def _renewal(run: training.Run) -> Renewal:
+    """New statistics, of training images that are augmented as they were for the run."""
+    config = run.config.data
+    train = data.load(config.name, "train", data_dir=config.dir or None, holdout=_CALIBRATION.value)
+    task = train.task.with_augmentation(pad=config.pad, flip=config.flip)
+    return Renewal(task, train, seed=run.config.seed)
 
 
 def _wanted(row: rows.Composition | rows.Depths) -> bool:

@@ -1,6 +1,7 @@
 """A network's segments in steps of bits a weight, through the bytes that are sent. NumPy only."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from accordion_jax.delivery.bundle.encodings.segment import (
     read,
     refine,
 )
+from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
 from accordion_jax.delivery.bundle.writing import Piece
 
 # Of what a step sends of its own beside its kernels, in the first step; one less in each other.
 _NORM_BITS = 8
+# In so many, norms stay as they were trained.
+MANY_BITS = 8
 
 
 class Chains:
@@ -98,6 +102,34 @@ class Chains:
     def piece(self, name: str, step: int) -> Piece:
         """Returns a step as `write_bundle` takes it."""
         return Piece(name, self.bits[step], self._layouts[name], self.contents[name][step])
+
+
+def with_measured_norms(
+    variables: Mapping[str, Any],
+    renew: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    *,
+    base_names: Sequence[str],
+    block_names: Sequence[str],
+    bits: Sequence[int],
+) -> Chains:
+    """Returns the segments of a network whose few bits have norms that were measured for them.
+
+    Rounded weights make features of another mean and variance than those that a norm was trained
+    for. In 8 bits and more that is less than what measuring is off by.
+
+    Args:
+      variables: of the network as it was trained, not folded; unchanged.
+      renew: returns variables with the statistics that the norms of these see, all else the same.
+      base_names: as in `Chains`.
+      block_names: as in `Chains`.
+      bits: as in `Chains`.
+    """
+    cut = functools.partial(Chains, base_names=base_names, block_names=block_names)
+    folded, norms = fold_norms(variables), {}
+    for step in (i for i, each in enumerate(bits) if each < MANY_BITS):
+        rounded = cut(folded, bits=bits[step:]).variables({})
+        norms[step] = unit_norms(renew(norms_to_measure(variables, rounded)), folded)
+    return cut(folded, bits=bits, norms=norms)
 
 
 def _arrays(variables: Mapping[str, Any], name: str, units: Sequence[str]) -> dict[str, np.ndarray]:

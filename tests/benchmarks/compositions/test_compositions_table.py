@@ -61,7 +61,7 @@ def test_rows_of_plain_and_elastic_networks_are_what_a_replay_reads(measured, tm
     blocks = [MODEL.block_names[i] for i in LADDER.sending_order]
     depths = next(
         each
-        for each in rows.of_elastic(MODEL, VARIABLES, blocks)
+        for each in rows.of_elastic(MODEL, VARIABLES, blocks, lambda _, held: held)
         if each.name == "Accordion 4-8 bits"
     )
     found = [measure(composition, measured), measure_depths(depths, LADDER.skip_masks, measured)]
