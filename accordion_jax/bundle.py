@@ -57,7 +57,7 @@ from accordion_jax.training import (
     make_experiment,
 )
 from accordion_jax.training.kept_statistics import read_own
-from accordion_jax.training.renewing import Renewal
+from accordion_jax.training.statistics import Renewal
 
 _log = logging.getLogger("accordion_jax")
 

@@ -1,72 +1,137 @@
-"""Batch-norm statistics of one configuration, measured after training.
+"""Running statistics of batch norms, measured anew after training.
 
-All configurations of a run share the running statistics of a block. Where a block sees other inputs
-in another configuration, as in BlockCoML, those of one are not those of the mean of all (Yu et al.
-2019, arXiv:1812.08928, keep a set for each; Yu and Huang 2019, arXiv:1903.05134, measure them after
-training, as here).
+A network whose weights were rounded, pruned or factored has other features than the one whose
+statistics it holds: new ones mend much of that (Sun et al. 2019, arXiv:1812.00332, for quantised
+networks). And all configurations of a run share the statistics of a block: where it sees other
+inputs in another configuration, as in BlockCoML, those of one are not those of the mean of all (Yu
+et al. 2019, arXiv:1812.08928, keep a set for each; Yu and Huang 2019, arXiv:1903.05134, measure
+them after training, as here).
 """
 
-import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accordion_jax import data
+from accordion_jax import data, models, tasks
 from accordion_jax.depth import SkipMask
 from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.objective import single
 from accordion_jax.training.state import Tree
-from accordion_jax.training.together import Together
-from accordion_jax.training.variants import Variants, compiler_options
+from accordion_jax.training.variants import compiler_options
 
-# What is left of the shared statistics is 0.9 to this power: two thousandths.
+# What is left of the old statistics is 0.9 to this power: two thousandths.
 STEPS = 60
+BATCH = 250
+
+
+class Renewal:
+    """Measures the running statistics of a network anew.
+
+    They are of training examples, augmented as in training: the padding of crops is in what the
+    norms have learnt, and statistics of images without it are worse than old ones.
+
+    Args:
+      task: of the examples, with its augmentation.
+      train: to measure on.
+      seed: of order and augmentation.
+      steps: batches.
+      batch_size: examples in each.
+    """
+
+    def __init__(
+        self,
+        task: tasks.Task,
+        train: data.Dataset,
+        *,
+        seed: int = 0,
+        steps: int = STEPS,
+        batch_size: int = BATCH,
+    ):
+        self._task, self._train = task, train
+        self._key = jax.random.fold_in(jax.random.key(seed), 4)
+        self._steps, self._size = steps, min(batch_size, len(train))
+        self._programs: dict[tuple[models.Network, SkipMask | None], Callable[..., Any]] = {}
+
+    def __call__(
+        self,
+        model: models.Network,
+        variables: Mapping[str, Tree],
+        skip_mask: SkipMask | None = None,
+    ) -> dict[str, Tree]:
+        """Returns variables with new statistics, NumPy; all else stays.
+
+        Args:
+          model: Linen module, of one device (no `axis_name`).
+          variables: {"params": ..., "batch_stats": ...}; unchanged.
+          skip_mask: static, of the configuration that is measured; None is the full network. What
+            it skips keeps its statistics.
+        """
+        renewed = self._programs.get((model, skip_mask))
+        if renewed is None:
+            renewed = jax.jit(
+                functools.partial(self._renewed, model, skip_mask),
+                compiler_options=compiler_options() or None,
+            )
+            self._programs[model, skip_mask] = renewed
+        held = {name: jax.tree.map(np.asarray, tree) for name, tree in variables.items()}
+        order = self._order()
+        for step in range(self._steps):
+            rows = order[step * self._size : (step + 1) * self._size]
+            inputs = jax.tree.map(lambda x, rows=rows: x[rows], self._train.inputs)
+            key = jax.random.fold_in(self._key, step)
+            held["batch_stats"] = held["batch_stats"] | renewed(held, inputs, key)
+        return jax.tree.map(np.asarray, held)
+
+    def _order(self) -> np.ndarray:
+        """Rows of all batches: the examples in one order after the other."""
+        examples = len(self._train)
+        epochs = -(-self._steps * self._size // examples)
+        keys = jax.random.split(jax.random.fold_in(self._key, self._steps), epochs)
+        return np.concatenate([np.asarray(jax.random.permutation(key, examples)) for key in keys])
+
+    def _renewed(
+        self,
+        model: models.Network,
+        skip_mask: SkipMask | None,
+        variables: Any,
+        inputs: Any,
+        key: jax.Array,
+    ) -> Any:
+        drawn = self._task.draw(key, self._size)
+        prepared = self._task.prepare(self._task.augment(inputs, drawn))
+        _, updated = model.apply(
+            variables, prepared, skip_mask=skip_mask, train=True, mutable=["batch_stats"]
+        )
+        return dict(updated["batch_stats"])
 
 
 def own_statistics(
     experiment: Experiment, variables: dict[str, Tree], skip_mask: SkipMask, steps: int = STEPS
 ) -> dict[str, Tree]:
-    """Returns the running statistics of a configuration by itself; the weights stay as they are.
-
-    They are of training batches, cropped and flipped as in training: the padding of the crops is in
-    the shared ones too, and the network expects it. A step of training with a learning rate of zero
-    is all that it takes, so that they are those that training this configuration alone would keep.
+    """Returns the running statistics of a configuration by itself, as `Renewal` measures them.
 
     Args:
       experiment: of the run.
       variables: {"params": ..., "batch_stats": ...} of the run, on the host.
       skip_mask: static; of the configuration.
-      steps: of the run's batch size, over the first batches of an order that its seed gives.
+      steps: of the run's batch size.
 
     Returns:
       Unit -> statistics, NumPy, of the kept units that have any.
     """
-    config = experiment.config.copy_and_resolve_references()
-    config.train.start_from = ""  # the weights are here
-    quiet = dataclasses.replace(experiment, config=config, learning_rate=jnp.zeros_like)
-    together, draw = Together([quiet]), single(skip_mask)
-    start = quiet.init()._replace(
-        params=variables["params"], batch_stats=variables.get("batch_stats", {})
+    config = experiment.config
+    renew = Renewal(
+        experiment.task,
+        experiment.train,
+        seed=config.seed,
+        steps=steps,
+        batch_size=config.train.batch_size,
     )
-    state = together.place([start]).keep(quiet.units(draw))
-    train = quiet.train
-    rows, targets, key = data.replicate((train.rows, train.targets, together.key))
-    epoch_order = together.mapped_epoch_order()
-    order = epoch_order(state.step, key)
-    # A copy to compile for: a step is given the state itself, which is gone after it.
-    like = jax.pmap(lambda tree: jax.tree.map(jnp.copy, tree), axis_name=data.AXIS)(state)
-    variants = Variants(
-        lambda draw: (together.mapped_step(draw), (like, order, rows, targets, key)),
-        compiler_options(),
-    )
-    step = variants(draw)
-    for taken in range(1, steps + 1):
-        state, metrics = step(state, order, rows, targets, key)
-        # Virtual devices share few cores: with many steps in the queue one may wait for another
-        # for longer than XLA allows.
-        jax.block_until_ready(metrics)
-        if taken % quiet.steps_per_epoch == 0:
-            order = epoch_order(state.step, key)
-    (found,) = together.fetch(state)
-    return jax.tree.map(np.asarray, found.batch_stats)
+    # On one device: a batch is normalised as a whole.
+    model = models.build(models.describe(experiment.model), dtype=jnp.dtype(config.model.dtype))
+    found = renew(model, variables, skip_mask)["batch_stats"]
+    return {unit: found[unit] for unit in experiment.units(single(skip_mask)) if unit in found}

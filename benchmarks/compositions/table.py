@@ -27,7 +27,7 @@ from absl import flags
 from accordion_jax import data, models, training
 from accordion_jax.system import command
 from accordion_jax.system.files import write_json, write_whole
-from accordion_jax.training.renewing import Renewal
+from accordion_jax.training.statistics import Renewal
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
