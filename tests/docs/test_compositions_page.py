@@ -8,12 +8,10 @@ PAGE = (ROOT / "docs" / "compositions.md").read_text(encoding="utf-8")
 KEPT = json.loads((ROOT / "results" / "compositions" / "compositions.json").read_text())
 
 
-def shown():
-    """Rows of the main table: (what is sent, what has arrived, bytes, error)."""
-    part = PAGE.partition("\n## The table\n")[2].partition("\n## ")[0]
-    lines = [line for line in part.splitlines() if line.startswith("|")]
-    assert lines[0] == "| what is sent | what has arrived | bytes | error, % |"
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines[2:]]
+def table_of(first_cell):
+    """Rows of the page's table whose head begins with this cell."""
+    lines = PAGE.partition(f"\n| {first_cell} | ")[2].partition("\n\n")[0].splitlines()
+    return [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in lines[2:]]
 
 
 def arrived(row, point):
@@ -33,9 +31,33 @@ def test_the_main_table_is_the_kept_one():
             f"{100 * point['error']:.2f}",
         )
         for row in KEPT["rows"]
+        if row["family"] != "Accordion" or row["name"] == "Accordion 4-8 bits"
         for i, point in enumerate(row["points"])
     ]
-    assert shown() == wanted
+    assert len(wanted) > 15
+    assert table_of("what is sent") == wanted
+
+
+def test_the_table_of_precisions_is_the_kept_one():
+    wanted = []
+    for row in KEPT["rows"]:
+        if row["family"] != "Accordion":
+            continue
+        *bits, last = row["name"].removeprefix("Accordion ").removesuffix(" bits").split("-")
+        points = row["points"]
+        first = [point for point in points if point["bits"] == points[0]["bits"]]
+        refined = points[-1] if bits else None
+        wanted.append(
+            (
+                f"{bits[0]}, then {last}" if bits else last,
+                *(f"{100 * point['error']:.2f}" for point in first),
+                f"{first[-1]['bytes']:,}",
+                f"{100 * refined['error']:.2f}" if refined else "",
+                f"{refined['bytes']:,}" if refined else "",
+            )
+        )
+    assert len(wanted) == 9
+    assert table_of("bits") == wanted
 
 
 def test_the_page_says_what_the_file_was_measured_on():

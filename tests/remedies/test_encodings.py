@@ -47,6 +47,18 @@ def test_numbers_that_differ_are_kept_in_floats(encoding):
     np.testing.assert_array_equal(found["bias"], arrays["bias"])
 
 
+@pytest.mark.tries("in both: give it another encoding in one of them")
+def test_what_changes_from_step_to_step_is_sent_in_two_encodings():
+    coarse, fine = ({**kernel(), "bias": np.full(8, value, np.float32)} for value in (0.25, 0.5))
+    encodings = [encodings_for(coarse, bits) for bits in (4, 8)]
+    with pytest.raises(BundleError, match="'bias' changes from step 0 .* is float16 in both"):
+        encode_chain([coarse, fine], encodings)
+    contents = encode_chain([coarse, fine], [encodings[0] | {"bias": "int8"}, encodings[1]])
+    held = read(contents[0], Layout.of(coarse))
+    np.testing.assert_allclose(held.arrays()["bias"], 0.25, rtol=0.01)
+    np.testing.assert_array_equal(refine(held, contents[1]).arrays()["bias"], 0.5)
+
+
 @pytest.mark.tries("a number in it is not finite; write the bundle again")
 def test_a_segment_of_damaged_numbers_is_written_again():
     arrays = {"bias": np.array([0.5, 1.5], np.float32)}
