@@ -20,7 +20,7 @@ ARROWS = {
     "data": {"tasks", "system"},
     "runs": {"depth", "system"},
     "training": {"depth", "tasks", "models", "data", "runs", "system"},
-    "evaluation": {"depth", "tasks", "models", "data", "system"},
+    "evaluation": {"depth", "tasks", "models", "data", "runs", "system"},
     "delivery": {"depth", "tasks", "system"},
 }
 # Inside delivery likewise; all of its sub-rooms may import delivery/errors.py.

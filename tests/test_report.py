@@ -9,6 +9,7 @@ from PIL import Image
 from accordion_jax.delivery.bundle.reading import read_manifest
 from accordion_jax.depth import LookupTable, UnitCost, make_ladder, make_row
 from accordion_jax.evaluation import without_common
+from accordion_jax.runs import config as config_lib
 from tests.commands import call_main
 from tests.delivery.resnets import write_chained
 
@@ -210,6 +211,30 @@ def test_a_checkpoint_or_split_of_another_kind_is_another_curve(call, tmp_path):
         "mine #2": "10.00 %",
         "mine #3": "20.00 %",
     }
+
+
+def test_seeds_of_an_earlier_version_go_with_those_of_this_one(call, tmp_path):
+    new = config_lib.to_jsonable(config_lib.default_config())
+    new = {k: v for k, v in new.items() if k not in ("seed", "name", "scheme")}
+    # As the first versions wrote it: one objective, a policy for the full model alone.
+    old = {k: v for k, v in new.items() if k not in ("train", "sweep")} | {
+        "objective": "drawn_depth",
+        "policy": {"name": "full_or_uniform", "full_probability": 1.0, "min_depth": 1}
+        | {"probabilities": [], "seed": -1},
+        "train": {k: v for k, v in new["train"].items() if k not in ("start_from", "bits")},
+        "sweep": {k: v for k, v in new["sweep"].items() if k != "own_statistics"},
+    }
+    scheme = {"scheme": "resnet"}
+    runs = [
+        write_run(tmp_path / "old", (900, 500, 300, 200), seed=0, **old, **scheme),
+        write_run(tmp_path / "new", (900, 500, 300, 220), seed=1, **new, **scheme),
+        # Another scheme is another experiment.
+        write_run(tmp_path / "other", (900, 500, 300, 240), seed=1, **new),
+    ]
+    at_shares, *_ = tables_in(call(*runs, f"--out={tmp_path}/figure.png"))
+    assert at_shares["mine"][0] == "2"
+    assert at_shares["mine"][-1] == "21.00 % ± 1.41"
+    assert at_shares["mine #2"][0] == "1"
 
 
 def test_the_largest_depth_is_compared_with_a_reference(call, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accordion_jax.depth import LookupTable
+from accordion_jax.runs.stored_config import upgraded
 
 # Fields of a config that say how and where a run was carried out and swept, not what was measured.
 # Runs whose depths differ fall into one group on purpose: averaging them says what is wrong, where
@@ -18,16 +19,19 @@ _MAY_DIFFER = (
     "sweep.bits_per_parameter",
     "sweep.depths",
 )
-# A field that older runs do not have, with the value that they were swept with.
-_LATER = ("sweep.own_statistics", 0)
 
 
-def _what_was_measured(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config without the fields that may differ between the seeds of one experiment."""
+def _what_was_measured(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of any version without the fields that may differ between the seeds of one run."""
+    if not config:
+        return {}
+    fields = upgraded(config)
+    if (fields.get("scheme"), fields.get("policy.name")) == ("resnet", "full_or_uniform"):
+        fields.pop("policy.full_probability", None)  # it trains the full model alone
     return {
-        name: _what_was_measured(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
-        for name, value in config.items()
-        if prefix + name not in _MAY_DIFFER and (prefix + name, value) != _LATER
+        name: value
+        for name, value in fields.items()
+        if not any(f"{name}.".startswith(f"{each}.") for each in _MAY_DIFFER)
     }
 
 

@@ -40,7 +40,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         by a version that did not know it, has its default.
       new: as asked for now.
     """
-    flat_old, flat_new = _upgraded(old), flatten(new)
+    flat_old, flat_new = upgraded(old), flatten(new)
     names = sorted(flat_old.keys() | flat_new.keys())
     return [
         f"config.{name}: {flat_old.get(name, '(absent)')!r} -> {flat_new.get(name, '(absent)')!r}"
@@ -78,8 +78,13 @@ def moved_fields(arguments: Iterable[str]) -> list[str]:
     return [f"config.{name} is now config.{MOVED[name]}" for name in names if name in MOVED]
 
 
-def _upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a config of any version, as this one names them."""
+def upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a config of any version, flat, as this one names them.
+
+    Args:
+      document: nested JSON-able values. A field that it lacks, as written by a version that did not
+        know it, has its default.
+    """
     given = flatten(document)
     fields = {MOVED.get(name, name): value for name, value in given.items()}
     # Fields that only newer versions write have their default; of an open section, which holds what
@@ -101,7 +106,7 @@ def from_jsonable(document: Mapping[str, Any]) -> ml_collections.ConfigDict:
       ValueError: a field is unknown to this version, or has a value that it refuses; names it.
     """
     config = ml_collections.ConfigDict()
-    for name, value in _upgraded(document).items():
+    for name, value in upgraded(document).items():
         *sections, field = name.split(".")
         section = config
         for each in sections:

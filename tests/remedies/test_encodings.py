@@ -51,7 +51,7 @@ def test_numbers_that_differ_are_kept_in_floats(encoding):
 def test_what_changes_from_step_to_step_is_sent_in_two_encodings():
     coarse, fine = ({**kernel(), "bias": np.full(8, value, np.float32)} for value in (0.25, 0.5))
     encodings = [encodings_for(coarse, bits) for bits in (4, 8)]
-    with pytest.raises(BundleError, match="'bias' changes from step 0 .* is float16 in both"):
+    with pytest.raises(BundleError, match=r"'bias' changes from step 0 .* is float16 in both"):
         encode_chain([coarse, fine], encodings)
     contents = encode_chain([coarse, fine], [encodings[0] | {"bias": "int8"}, encodings[1]])
     held = read(contents[0], Layout.of(coarse))
