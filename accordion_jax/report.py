@@ -45,7 +45,7 @@ def _spread(values: Sequence[float | None], unit: str) -> str:
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) < len(values):
         return "-"
-    mean = f"{statistics.fmean(numbers):.2f}{unit}"
+    mean = f"{round(statistics.fmean(numbers), 2) + 0.0:.2f}{unit}"  # no -0.00
     return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.2f}"
 
 
