@@ -116,7 +116,7 @@ class Ladder:
 
         A block then sees the same features in each configuration that keeps it.
         """
-        return all(each.blocks == tuple(range(each.depth)) for each in self)
+        return not any(each.after_a_gap for each in self)
 
     @property
     def sending_order(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ Time on two CPU cores: half a minute for ResNet-20, and a minute more with `nnco
 import functools
 import hashlib
 import pathlib
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -39,14 +40,13 @@ from benchmarks.compositions.forms import flatten
 from benchmarks.delivery.encodings import (
     Arrays,
     Measured,
-    processor_s,
     random_variables,
     segments_of,
     size_of,
 )
 from benchmarks.options import DEPTH_N, JSON, NNC_PYTHON, REPEATS, run
 from benchmarks.report import Report
-from benchmarks.timing import Sample, interleaved
+from benchmarks.timing import Sample, clocked, interleaved
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DECODED = flags.DEFINE_string(
@@ -98,7 +98,7 @@ def timed(repeats: int, **works: Callable[[], object]) -> dict[str, Sample]:
     runs = {}
     for name, work in works.items():
         work()  # the first call fills tables
-        count = max(1, round(_LEAST_S / max(processor_s(work)(), 1e-6)))
+        count = max(1, round(_LEAST_S / max(clocked(work, time.process_time)(), 1e-6)))
         runs[name] = functools.partial(_mean_s, work, count)
     return interleaved(runs, repeats)
 
@@ -108,7 +108,7 @@ def _mean_s(work: Callable[[], object], count: int) -> float:
         for _ in range(count):
             work()
 
-    return processor_s(several)() / count
+    return clocked(several, time.process_time)() / count
 
 
 def sizes_of(segments: Mapping[str, Arrays]) -> Iterator[tuple[str, Arrays]]:

@@ -36,7 +36,7 @@ from accordion_jax.training import load_run
 from benchmarks.options import DEPTH_N, JSON, REPEATS, RUN, run
 from benchmarks.ours import make_experiment
 from benchmarks.report import Report
-from benchmarks.timing import Sample, interleaved
+from benchmarks.timing import Sample, clocked, interleaved
 from benchmarks.work import Options
 
 _FOLD = flags.DEFINE_bool("fold", False, "Fold batch norms first.")
@@ -68,17 +68,6 @@ def random_variables(depth_n: int) -> dict[str, Any]:
 def segments_of(variables: Mapping[str, Any]) -> dict[str, Arrays]:
     """Returns the arrays of each unit."""
     return {unit: tensors_of_unit(variables, unit) for unit in variables["params"]}
-
-
-def processor_s(work: Callable[[], object]) -> Callable[[], float]:
-    """Returns a function that does the work, and returns the seconds that a core was busy."""
-
-    def timed() -> float:
-        started = time.process_time()
-        work()
-        return time.process_time() - started
-
-    return timed
 
 
 class Measured:
@@ -202,7 +191,7 @@ def _refinements(
 
 def _timed(*works: Callable[[], object]) -> list[Sample]:
     """Returns the processor's seconds of each."""
-    runs = {str(i): processor_s(work) for i, work in enumerate(works)}
+    runs = {str(i): clocked(work, time.process_time) for i, work in enumerate(works)}
     return list(interleaved(runs, REPEATS.value).values())
 
 

@@ -29,6 +29,7 @@ from benchmarks.delivery.setting import Address, Connection, endpoint, pin, post
 from benchmarks.options import DEPTH_N, JSON, run
 from benchmarks.ours import write_random_bundle
 from benchmarks.report import Report
+from benchmarks.timing import clocked
 
 _PLANS = flags.DEFINE_integer("plans", 5000, "Of each measurement.", 1)
 _BITS = flags.DEFINE_list("in_bits", ["4", "8"], "A weight, as accordion_jax.bundle takes them.")
@@ -71,13 +72,6 @@ def over_http(
     return [functools.partial(connection.exchange, post(path, body)) for body in bodies]
 
 
-def _timed(call: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Seconds of a call, by a clock."""
-    began = clock()
-    call()
-    return clock() - began
-
-
 def main() -> None:
     """Writes the bundle, and times both."""
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +96,7 @@ def main() -> None:
                 """Times all calls, each part in a thread of its own."""
                 with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
                     began = time.perf_counter()
-                    done = pool.map(lambda part: [_timed(call, clock) for call in part], parts)
+                    done = pool.map(lambda part: [clocked(call, clock)() for call in part], parts)
                     seconds = np.concatenate(list(done))
                     rate = len(seconds) / (time.perf_counter() - began)
                 half, most = np.percentile(seconds, (50, 99)) * 1e6
