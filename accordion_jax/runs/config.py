@@ -99,6 +99,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Bits a weight that each block computes with in a step: one of these, drawn for each block and
     # step, such as (4, 8) for a bundle in 4 and 8 bits. None: weights are as they are.
     config.train.bits = ()
+    # Share of the blocks' weights that are zero from the first step on: the smallest of those that
+    # the run starts from.
+    config.train.sparsity = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
@@ -188,7 +191,9 @@ def run_name(config: ml_collections.ConfigDict) -> str:
     changes = {"distilled": "distillation", "balanced": "balanced"}
     name += "".join(f"-{word}" for word, each in changes.items() if objective.get(each))
     bits = "-".join(map(str, config.train.bits))
-    return name + (f"-{bits}bits" if bits else "")
+    name += f"-{bits}bits" if bits else ""
+    share = config.train.sparsity
+    return name + (f"-{100 * share:g}zeros".replace(".", "_") if share else "")
 
 
 # Least and most of each number, where the field is there.
@@ -199,6 +204,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "train.epochs": (0, 1e9),
     "train.steps": (0, 1e12),
     "train.batch_size": (1, math.inf),
+    "train.sparsity": (0, 0.99),
     "optimizer.learning_rate": (0, 1e9),
     "optimizer.warmup_epochs": (0, 1e9),
     "optimizer.weight_decay": (0, 1e9),
@@ -253,6 +259,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 f"config.train.bits has {bits!r}; a weight has one of {_BITS} bits, such as in "
                 "--config.train.bits=4,8"
             )
+    if fields["train.sparsity"] and not fields["train.start_from"]:
+        raise ValueError(
+            f"config.train.sparsity={fields['train.sparsity']} keeps the largest weights of a "
+            "trained network; set config.train.start_from to a run or a bundle"
+        )
     if not 0 <= config.optimizer.momentum < 1:
         raise ValueError(f"config.optimizer.momentum={config.optimizer.momentum} must be in [0, 1)")
     if config.sweep.split == "validation" and not config.data.holdout:

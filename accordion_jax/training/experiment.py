@@ -23,6 +23,7 @@ from accordion_jax.training.objective import (
     objective_state,
 )
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
+from accordion_jax.training.pruning import prune
 from accordion_jax.training.state import TrainState, Tree, example_spec, init_state, state_shapes
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
@@ -99,8 +100,12 @@ class Experiment:
         state = state._replace(objective=self.objective_state)
         before = self.config.train.start_from
         if self.start is not None:
-            return self._unfolded(start_with(self.start(), state, before))
-        return start_from(before, state) if before else state
+            state = self._unfolded(start_with(self.start(), state, before))
+        elif before:
+            state = start_from(before, state)
+        if share := self.config.train.sparsity:
+            return state._replace(params=prune(state.params, self.model.block_names, share))
+        return state
 
     def _unfolded(self, state: TrainState) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 3)
@@ -129,6 +134,7 @@ class Experiment:
             learning_rate=self.learning_rate,
             batch_size=self.config.train.batch_size,
             bits=tuple(self.config.train.bits),
+            sparse=self.config.train.sparsity > 0,
         )
 
     @property

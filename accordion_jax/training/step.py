@@ -17,6 +17,7 @@ from accordion_jax.models import Network
 from accordion_jax.tasks import Task
 from accordion_jax.training.loss import weighted_loss
 from accordion_jax.training.objective import Draw
+from accordion_jax.training.pruning import keep_zeros
 from accordion_jax.training.rounding import round_units
 from accordion_jax.training.state import TrainState
 
@@ -61,6 +62,7 @@ def train_step(
     devices: int,
     several: bool = False,
     bits: Sequence[int] = (),
+    sparse: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
@@ -86,6 +88,7 @@ def train_step(
       several: whether several runs take their steps at once; state, order and key then have a
         leading axis of runs.
       bits: that kernels are rounded to, as `rounding.round_units`; none: they are not.
+      sparse: whether what is zero in a block's kernels stays so.
 
     Returns:
       The new state, and the metrics of `loss.weighted_loss` over the whole batch, a number a
@@ -159,5 +162,6 @@ def train_step(
 
     params, opt_state = {}, {}
     for unit, old in state.params.items():
-        params[unit], opt_state[unit] = descend(gradients[unit], state.opt_state[unit], old, rate)
+        new, opt_state[unit] = descend(gradients[unit], state.opt_state[unit], old, rate)
+        params[unit] = keep_zeros(old, new) if sparse and unit in model.block_names else new
     return TrainState(state.step + 1, params, batch_stats, opt_state, objective), metrics

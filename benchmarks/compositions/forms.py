@@ -18,6 +18,7 @@ from flax import traverse_util
 
 from accordion_jax.delivery.bundle.encodings.integers import LEVELS
 from accordion_jax.delivery.bundle.encodings.scales import choose_scales, scales_of
+from accordion_jax.training.pruning import kept_weights
 
 Flat = Mapping[str, Any]
 
@@ -66,11 +67,10 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """The weights of largest magnitude, under masks that stay; the others are zero.
+    """The weights that matter most, under masks that stay; the others are zero.
 
-    One threshold for all blocks' kernels together ("global"): at equal sparsity it loses less than
-    one threshold a layer (Blalock et al. 2020, arXiv:2003.03033, figure 7). Stem and head stay
-    whole, as is usual.
+    All blocks' kernels are compared together, by layer-adaptive magnitude, as in training a network
+    of any depth (`training.pruning`). Stem and head stay whole, as is usual.
 
     Attributes:
       share: of the blocks' weights that are zero, 0 to 1.
@@ -82,16 +82,8 @@ class Pruned:
     def begin(self, params: Flat) -> tuple[Flat, Flat]:
         """Returns the parameters with zeros, and a mask a kernel of a block."""
         kernels = {path: np.asarray(x) for path, x in params.items() if is_block_kernel(path)}
-        magnitudes = np.concatenate([np.abs(x).reshape(-1) for x in kernels.values()])
-        pruned = round(self.share * magnitudes.size)
-        order = np.argsort(magnitudes, kind="stable")
-        kept = np.ones(magnitudes.size, np.float32)
-        kept[order[:pruned]] = 0
-        ends = np.cumsum([x.size for x in kernels.values()])[:-1]
-        masks = {
-            path: mask.reshape(x.shape)
-            for (path, x), mask in zip(kernels.items(), np.split(kept, ends), strict=True)
-        }
+        kept = kept_weights(list(kernels.values()), self.share)
+        masks = {path: np.float32(mask) for path, mask in zip(kernels, kept, strict=True)}
         return dict(params) | {path: kernels[path] * mask for path, mask in masks.items()}, masks
 
     @staticmethod

@@ -6,8 +6,9 @@ fine levels, about ``fine / coarse`` of them, and a refinement says which one of
 scales of both are those that are best for their number of bits, intervals differ in width by one
 within a channel, and are longer at the ends, where the coarse levels clip. A weight whose interval
 has one level needs nothing; the others are sorted by width, and each width has a stream of its
-own, in which all symbols are about equally likely. Where there are only three coarse levels, the
-wide interval about zero, in which they are not, has streams of its own. Bits of both together are
+own, in which all symbols are about equally likely. In the interval about zero they are not, if
+there are only three coarse levels, or if most weights are zero: there it has streams of its own,
+in the second case where the segment says so. Bits of both together are
 then as good as those of the fine levels alone. Both tensors' scales are their own: neither makes
 way for the other's.
 """
@@ -47,15 +48,22 @@ class Intervals:
     kinds: frozenset[int]
 
 
-def residuals(coarse: Quantised, fine: Quantised) -> tuple[np.ndarray, Intervals]:
+def residuals(
+    coarse: Quantised, fine: Quantised, zero_apart: bool = False
+) -> tuple[np.ndarray, Intervals]:
     """Returns where in its interval each weight's fine level lies, [rows, channels] uint8.
 
     Counted from the end that is nearer to zero: far from zero, smaller weights are likelier.
 
+    Args:
+      coarse: made from the fine tensor.
+      fine: tensor in more bits.
+      zero_apart: as in `intervals`.
+
     Raises:
       BundleError: as `intervals`, or the coarse tensor was not made from the fine one.
     """
-    found = intervals(coarse, fine)
+    found = intervals(coarse, fine, zero_apart)
     # Where the sign is -1, its last bits turn a number into its complement: -1 less than before.
     sign = _below_zero(coarse)
     residual = (fine.indices - found.start ^ sign) - sign
@@ -85,12 +93,13 @@ def refined(
     return fine.with_indices((residual ^ sign) - sign + found.start)
 
 
-def intervals(coarse: Quantised, fine: Quantised) -> Intervals:
+def intervals(coarse: Quantised, fine: Quantised, zero_apart: bool = False) -> Intervals:
     """Returns which fine levels the coarse ones leave.
 
     Args:
       coarse: what is held.
       fine: unit, codes and bits of what is wanted; its indices are not looked at.
+      zero_apart: whether intervals about zero have streams of their own.
 
     Raises:
       BundleError: an interval is empty: no fine tensor has this coarse one.
@@ -100,7 +109,7 @@ def intervals(coarse: Quantised, fine: Quantised) -> Intervals:
     step = max(1, _TABLE // fine.levels)
     for first in range(0, coarse.indices.shape[1], step):
         some = slice(first, first + step)
-        table = _table(coarse, fine, some)
+        table = _table(coarse, fine, some, zero_apart)
         channels = np.arange(table.shape[1], dtype=np.uint16)
         # All three in one number, so that they are found by one look. The table is small enough for
         # its places to be numbers of 16 bits.
@@ -115,7 +124,7 @@ def intervals(coarse: Quantised, fine: Quantised) -> Intervals:
     return Intervals(start, width, kind, frozenset(kinds))
 
 
-def _table(coarse: Quantised, fine: Quantised, some: slice) -> np.ndarray:
+def _table(coarse: Quantised, fine: Quantised, some: slice, zero_apart: bool) -> np.ndarray:
     """Returns start, width and kind of each coarse level's interval, in the bytes of a number.
 
     Returns:
@@ -134,8 +143,8 @@ def _table(coarse: Quantised, fine: Quantised, some: slice) -> np.ndarray:
     nearest_to_zero = ends - count
     nearest_to_zero[: coarse.levels // 2] = ends[: coarse.levels // 2] - 1
     kind = _KINDS[count].astype(np.uint32)
-    if coarse.levels == 3:
-        kind[1] += np.uint32(len(_BOUNDS))
+    if coarse.levels == 3 or (zero_apart and coarse.levels % 2):
+        kind[coarse.levels // 2] += np.uint32(len(_BOUNDS))
     return kind << 16 | count.astype(np.uint32) << 8 | (nearest_to_zero & 255).astype(np.uint32)
 
 

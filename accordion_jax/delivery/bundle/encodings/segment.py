@@ -4,6 +4,7 @@
 
     tensors     1 | a code a tensor | what each tensor has beside its symbols | streams of symbols
     refinement  2 | 8 bytes of the SHA-256 of what it refines | a code a tensor | ... | streams
+                3 | the same, residuals of what is about zero in streams of their own
 
 A code is a byte, of `ENCODINGS`. Tensors come in the order of the layout. In a refinement, a
 tensor whose code is the held one's stays; one that goes from integers to more bits has new scales
@@ -36,7 +37,9 @@ from accordion_jax.delivery.bundle.encodings.refinement import (
 from accordion_jax.delivery.bundle.encodings.symbols import compress, decompress
 from accordion_jax.delivery.errors import BundleError
 
-_TENSORS, _REFINEMENT = b"\x01", b"\x02"
+_TENSORS = b"\x01"
+# A refinement -> whether what is about zero has streams of its own: shorter where much is zero.
+_REFINEMENTS = {b"\x02": False, b"\x03": True}
 # Against a mistake; that bytes are those that were meant, the manifest's digests say.
 _DIGEST_BYTES = 8
 _BY_CODE = {encoding.code: encoding for encoding in ENCODINGS.values()}
@@ -144,14 +147,16 @@ def write_refinement(coarse: Encoded, fine: Encoded, refines: str) -> bytes:
     """
     pairs = [(coarse.tensors[name], new) for name, new in fine.tensors.items()]
     changed = [(old, new) for old, new in pairs if new.code != old.code]
-    parts = [_REFINEMENT, bytes.fromhex(refines)[:_DIGEST_BYTES], _codes(fine)]
+    parts = [bytes.fromhex(refines)[:_DIGEST_BYTES], _codes(fine)]
     parts += _heads(new for _, new in changed)
     parts += _symbols(new for old, new in changed if not _refinable(old, new))
-    added = [residuals(*pair) for old, new in changed if (pair := _refinable(old, new))]
-    if added:
-        residual = np.concatenate([each.reshape(-1) for each, _ in added])
-        parts += write_residuals(residual, [found for _, found in added])
-    return b"".join(parts)
+    same = b"".join(parts)
+    refined_pairs = [pair for old, new in changed if (pair := _refinable(old, new))]
+    ways = (
+        kind + same + _residuals(refined_pairs, zero_apart)
+        for kind, zero_apart in _REFINEMENTS.items()
+    )
+    return min(ways, key=len)
 
 
 def encode_chain(
@@ -228,8 +233,9 @@ def refine(coarse: Encoded, content: bytes, sha256: str = "") -> Encoded:
       BundleError: it is no refinement, or damaged, or refines another segment.
     """
     reader = _Reader(content)
-    if (kind := reader.take(1)) != _REFINEMENT:
-        raise BundleError(f"it begins with {kind!r}; wanted {_REFINEMENT!r}, a refinement")
+    if (kind := reader.take(1)) not in _REFINEMENTS:
+        wanted = " or ".join(map(repr, _REFINEMENTS))
+        raise BundleError(f"it begins with {kind!r}; wanted {wanted}, a refinement")
     refines, held = reader.take(_DIGEST_BYTES).hex(), coarse.sha256[: 2 * _DIGEST_BYTES]
     if refines != held:
         raise BundleError(
@@ -249,7 +255,7 @@ def refine(coarse: Encoded, content: bytes, sha256: str = "") -> Encoded:
     }
     renewed = {name: new for name, new in changed.items() if name not in added}
     changed |= _read_symbols(renewed, reader)
-    changed |= _read_residuals(added, reader)
+    changed |= _read_residuals(added, reader, _REFINEMENTS[kind])
     reader.finish()
     digest = sha256 or hashlib.sha256(content).hexdigest()
     return Encoded({**coarse.tensors, **changed}, digest)
@@ -348,18 +354,28 @@ def _read_symbols(tensors: Mapping[str, Tensor], reader: _Reader) -> dict[str, Q
     return {name: complete[id(t)] for name, t in tensors.items() if id(t) in complete}
 
 
+def _residuals(pairs: Sequence[tuple[Quantised, Quantised]], zero_apart: bool) -> bytes:
+    """The streams of what refines tensors; the inverse of `_read_residuals`."""
+    if not pairs:
+        return b""
+    added = [residuals(*pair, zero_apart) for pair in pairs]
+    residual = np.concatenate([each.reshape(-1) for each, _ in added])
+    return b"".join(write_residuals(residual, [found for _, found in added]))
+
+
 def _read_residuals(
-    pairs: Mapping[str, tuple[Quantised, Quantised]], reader: _Reader
+    pairs: Mapping[str, tuple[Quantised, Quantised]], reader: _Reader, zero_apart: bool
 ) -> dict[str, Tensor]:
     """Returns refined tensors.
 
     Args:
       pairs: name -> what is held, and what is wanted without its indices; in layout order.
       reader: of the streams.
+      zero_apart: as in `intervals`.
     """
     if not pairs:
         return {}
-    found = {name: intervals(*pair) for name, pair in pairs.items()}
+    found = {name: intervals(*pair, zero_apart) for name, pair in pairs.items()}
     residual, rest = read_residuals(reader.rest(), list(found.values()))
     reader.leave(rest)
     parts = _split(residual, [each.kind.size for each in found.values()])

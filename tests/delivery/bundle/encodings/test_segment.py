@@ -88,8 +88,13 @@ def test_what_is_read_is_what_was_encoded(arrays, data):
             np.testing.assert_array_equal(after, array.astype(np.float16).astype(np.float32))
 
 
-@given(arrays=ARRAYS, data=st.data())
-def test_base_and_refinements_are_exactly_the_finest(arrays, data):
+@given(arrays=ARRAYS, data=st.data(), zeros=st.sampled_from([0, 0.6, 0.95]))
+def test_base_and_refinements_are_exactly_the_finest(arrays, data, zeros):
+    rng = np.random.default_rng(len(arrays))
+    arrays = {
+        name: np.where(rng.random(array.shape) < zeros, np.float32(0), array)
+        for name, array in arrays.items()
+    }
     steps = data.draw(
         st.lists(st.sampled_from([*BITS, 16, 32]), min_size=2, max_size=4, unique=True)
     )
@@ -117,6 +122,24 @@ def test_a_base_and_its_refinement_cost_at_most_five_percent_more_than_both_at_o
     contents = chain(arrays, coarse, fine)
     alone = len(write(encode(arrays, encodings_for(arrays, fine))))
     assert sum(map(len, contents)) <= 1.05 * alone
+
+
+@pytest.mark.parametrize("bits", [(4, 8), (5, 8), (3, 6)])
+def test_zeros_cost_next_to_nothing_in_base_and_refinement(bits):
+    arrays = {"kernel": block(64)["conv1/kernel"]}
+    kept = np.random.default_rng(0).random(arrays["kernel"].shape) < 0.25
+    sparse = {"kernel": np.where(kept, arrays["kernel"], np.float32(0))}
+    contents = chain(sparse, *bits)
+    assert contents[1][0] == 3
+    held = follow(contents, Layout.of(sparse))
+    alone = encode(sparse, encodings_for(sparse, bits[1]))
+    assert_same(held.arrays(), alone.arrays())
+    assert sum(map(len, contents)) < 1.05 * len(write(alone))
+    # What is said of each weight that is not zero, and which these are.
+    dense = chain(arrays, *bits)
+    assert dense[1][0] == 2
+    for step, at_most in enumerate((0.48, 0.43)):
+        assert len(contents[step]) < at_most * len(dense[step])
 
 
 @pytest.mark.parametrize(("coarse", "fine", "most"), [(4, 8, 1.02), (4, 6, 1.1), (2, 8, 1.01)])
@@ -259,7 +282,7 @@ def test_segment_and_refinement_are_not_mixed_up(refinable):
     layout, base, refinement = refinable
     with pytest.raises(BundleError, match=r"wanted b'.x01', encoded tensors"):
         read(refinement, layout)
-    with pytest.raises(BundleError, match=r"wanted b'.x02', a refinement"):
+    with pytest.raises(BundleError, match=r"wanted b'.x02' or b'.x03', a refinement"):
         refine(read(base, layout), base)
 
 
