@@ -9,7 +9,7 @@ python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain_again
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
 the weight. `:rounded` goes on from it for eight epochs, in which half of the blocks compute with
 weights in 4 bits, and gives it three quarters. `:sparse` goes on from the bundle that comes with
-the project for four epochs, in which seven tenths of the blocks' weights are zero. `:plain` trains
+the project for three epochs, in which seven tenths of the blocks' weights are zero. `:plain` trains
 the full depth alone, for comparison; `:plain_again` does so from the bundle's weights, in a quarter
 of the time. 5,000 training images are held out, for choices that are made with a trained network.
 Elastic and plain took two minutes each on an H200 that three such runs shared. Top-1 error on the
@@ -43,10 +43,10 @@ VARIANTS = {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE,
         "train.sparsity": 0.7,
-        "train.epochs": 4.0,
+        "train.epochs": 3.0,
         "optimizer.learning_rate": 0.05,
         "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 4.0,
+        "run.eval_every_epochs": 3.0,
         "run.checkpoint_every_epochs": 1.0,
     }
     | _ELASTIC,

@@ -175,6 +175,7 @@ def of_elastic(
     variables: Mapping[str, Any],
     blocks: Sequence[str],
     recalibrate: Recalibrate,
+    sparsity: float = 0.0,
 ) -> Iterator[Depths]:
     """Yields a network of any depth at each precision, and with refinements.
 
@@ -183,9 +184,11 @@ def of_elastic(
       variables: of it.
       blocks: units in the order in which they are sent.
       recalibrate: gives a network new statistics, as a bundle of few bits has them.
+      sparsity: share of its blocks' weights that are zero; part of the rows' names.
     """
     renew = functools.partial(recalibrate, model)
+    which = f"Accordion pruned-{100 * sparsity:g}" if sparsity else "Accordion"
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
-        name = f"Accordion {'-'.join(map(str, steps))} bits"
+        name = f"{which} {'-'.join(map(str, steps))} bits"
         make = functools.partial(sending.by_depth, variables, steps, blocks, renew)
         yield Depths(name, model, steps, make)

@@ -6,6 +6,7 @@ The plain network is a run that was trained whole, the elastic one a run of any 
 are what `benchmarks.compositions.train` has written. Each of the three may be left out. Writes
 ``compositions.json``, ``.md`` and ``.png``. What was measured once is kept in the folder, so that
 the same command again, with more rivals, measures only those; ``--only`` takes patterns of rows.
+Rows that are in ``compositions.json`` and are not measured now stay, and so do its early exits.
 
 ``--nnc_python`` is a Python that has `nncodec`, which does not install beside this project's own
 packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
@@ -26,7 +27,7 @@ from absl import flags
 
 from accordion_jax import data, models, training
 from accordion_jax.system import command
-from accordion_jax.system.files import write_json, write_whole
+from accordion_jax.system.files import read_json, write_json, write_whole
 from accordion_jax.training.statistics import Renewal
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
@@ -73,6 +74,7 @@ def main() -> None:
         "rows": [],
         "early_exit": None,
     }
+    before = kept_before(out / "compositions.json", document)
     compositions: list[Iterable[rows.Composition]] = []
     if plain:
         compositions += [
@@ -88,18 +90,60 @@ def main() -> None:
     if elastic:
         blocks = [elastic.model.block_names[i] for i in elastic.ladder.sending_order]
         masks = elastic.ladder.skip_masks
-        found = rows.of_elastic(elastic.model, elastic.variables, blocks, _renewal(elastic))
+        found = rows.of_elastic(
+            *(elastic.model, elastic.variables, blocks, _renewal(elastic)),
+            sparsity=elastic.config.train.sparsity,
+        )
         for depths in filter(_wanted, found):
             _add(document, measure_depths(depths, masks, measured))
     if elastic and _EARLY_EXIT.value:
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
         document["early_exit"] = exits(elastic, measured.judge, Judge(held_out, test.task))
+    document = added_to(before, document)
     write_json(out / "compositions.json", document)
     text = markdown(document)
     write_whole(out / "compositions.md", text)
     pictures.draw(out / "compositions.png", document)
     print(text)
     print(f"wrote compositions.json, .md and .png into {out}")
+
+
+def kept_before(path: pathlib.Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the document that a file has, empty where there is none.
+
+    Args:
+      path: of the file.
+      document: that is to be added to it.
+
+    Raises:
+      ValueError: it is of other images, so that its rows are not comparable; names it.
+    """
+    before = read_json(path)
+    for field in ("dataset", "examples"):
+        if before and before.get(field) != document[field]:
+            raise ValueError(
+                f"{path} has rows of {before.get('examples')} test images of "
+                f"{before.get('dataset')}, not {document['examples']} of {document['dataset']}; "
+                "give another --out"
+            )
+    return before
+
+
+def added_to(before: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a document with the rows of an earlier one that it lacks; rivals come first.
+
+    Args:
+      before: of `kept_before`.
+      document: as measured now.
+    """
+    found = {row["name"]: row for row in (*before.get("rows", ()), *document["rows"])}
+    earlier = before.get("runs", {})
+    return {
+        **document,
+        "runs": {which: run or earlier.get(which) for which, run in document["runs"].items()},
+        "rows": sorted(found.values(), key=lambda row: not row["rival"]),
+        "early_exit": document["early_exit"] or before.get("early_exit"),
+    }
 
 
 def _renewal(run: training.Run) -> Renewal:

@@ -13,7 +13,14 @@ from accordion_jax.depth import make_ladder
 from benchmarks.compositions import pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
-from benchmarks.compositions.table import exits, markdown, measure, measure_depths
+from benchmarks.compositions.table import (
+    added_to,
+    exits,
+    kept_before,
+    markdown,
+    measure,
+    measure_depths,
+)
 from tests.networks import IMAGE_SHAPE, perturbed_variables, tiny_resnet
 
 MODEL = tiny_resnet()
@@ -75,6 +82,31 @@ def test_rows_of_plain_and_elastic_networks_are_what_a_replay_reads(measured, tm
     assert list(rungs.sizes_bytes) == sorted(rungs.sizes_bytes)
     assert found[1]["points"][-1]["what"] == "4 blocks, 8 bits"
     assert found[1]["points"][-1]["error"] == found[0]["points"][0]["error"]
+
+
+def test_rows_of_earlier_calls_stay_and_those_of_now_replace_them(tmp_path):
+    def document(examples=60, runs=None, early_exit=None, **errors):
+        found = [{"name": n, "rival": n != "ours", "error": error} for n, error in errors.items()]
+        kept = {"plain": None, "elastic": None} | (runs or {})
+        shared = {"dataset": "random", "examples": examples, "runs": kept}
+        return shared | {"rows": found, "early_exit": early_exit}
+
+    path = tmp_path / "compositions.json"
+    first = document(runs={"plain": "a"}, early_exit={"curve": []}, plain=0.3, ours=0.2)
+    assert kept_before(path, first) == {}
+    assert added_to({}, first) == first
+    path.write_text(json.dumps(first))
+    second = document(runs={"elastic": "b"}, pruned=0.4, plain=0.1)
+    found = added_to(kept_before(path, second), second)
+    assert [(row["name"], row["error"]) for row in found["rows"]] == [
+        ("plain", 0.1),
+        ("pruned", 0.4),
+        ("ours", 0.2),
+    ]
+    assert found["runs"] == {"plain": "a", "elastic": "b"}
+    assert found["early_exit"] == {"curve": []}
+    with pytest.raises(ValueError, match="60 test images of random, not 50 of random"):
+        kept_before(path, document(examples=50))
 
 
 def test_early_exits_are_calibrated_on_one_set_and_reported_on_another(dataset, judge):
