@@ -100,16 +100,16 @@ class Experiment:
         state = state._replace(objective=self.objective_state)
         before = self.config.train.start_from
         if self.start is not None:
-            state = self._unfolded(start_with(self.start(), state, before))
+            state = self._unfolded(start_with(self.start(), state, before), state.params)
         elif before:
             state = start_from(before, state)
         if share := self.config.train.sparsity:
             return state._replace(params=prune(state.params, self.model.block_names, share))
         return state
 
-    def _unfolded(self, state: TrainState) -> TrainState:
+    def _unfolded(self, state: TrainState, fresh: Tree) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 3)
-        found = unfold_norms(self.model, state.variables, self.task, self.train, key)
+        found = unfold_norms(self.model, state.variables, self.task, self.train, key, fresh)
         return state._replace(params=found["params"], batch_stats=found["batch_stats"])
 
     @property

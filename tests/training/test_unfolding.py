@@ -19,9 +19,10 @@ def trained(tmp_path_factory):
     return experiment, jax.tree.map(np.asarray, data.unreplicate(state).variables)
 
 
-def unfolded(experiment, variables, seed=0):
-    key = jax.random.key(seed)
-    return unfold_norms(experiment.model, variables, experiment.task, experiment.train, key)
+def unfolded(experiment, variables, seed=0, model=None):
+    key, fresh = jax.random.key(seed), experiment.init().params
+    model = model or experiment.model
+    return unfold_norms(model, variables, experiment.task, experiment.train, key, fresh)
 
 
 def images_of(experiment):
@@ -46,6 +47,30 @@ def test_the_function_stays_and_the_norms_know_their_inputs(trained):
     means = found["batch_stats"][model.block_names[0]]["norm1"]
     assert np.abs(means["mean"]).max() > 0
     assert (means["var"] != 1).all()
+
+
+def test_kernels_have_the_size_of_fresh_ones(trained):
+    experiment, variables = trained
+    folded, fresh = fold_norms(variables), experiment.init().params
+    found = unfolded(experiment, folded)["params"]
+    sizes = {
+        (unit, name): [
+            float(np.linalg.norm(tree[unit][name]["kernel"]))
+            for tree in (fresh, found, folded["params"])
+        ]
+        for unit, tree in found.items()
+        for name in tree
+        if "conv" in name
+    }
+    assert len(sizes) == 2 * len(experiment.model.block_names) + 1
+    for wanted, size, _ in sizes.values():
+        assert size == pytest.approx(wanted, rel=1e-5)
+    assert max(max(a, b) / min(a, b) for a, _, b in sizes.values()) > 1.5
+    # Nothing but the size is another, and the head has no norm.
+    for unit, name in sizes:
+        turned = np.vdot(found[unit][name]["kernel"], folded["params"][unit][name]["kernel"])
+        assert turned == pytest.approx(sizes[unit, name][1] * sizes[unit, name][2], rel=1e-5)
+    assert_same(found["head"], folded["params"]["head"])
 
 
 def test_it_is_a_function_of_the_key(trained):
@@ -78,8 +103,7 @@ def test_scanned_stages_make_no_difference(trained):
     experiment, variables = trained
     folded = fold_norms(variables)
     scanned = models.build(models.describe(experiment.model), scan_stages=True)
-    key = jax.random.key(0)
-    found = unfold_norms(scanned, folded, experiment.task, experiment.train, key)
+    found = unfolded(experiment, folded, model=scanned)
     assert_same(found, unfolded(experiment, folded))
 
 
