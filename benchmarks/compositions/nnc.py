@@ -52,7 +52,7 @@ class Coded:
 
 
 def of_plain(
-    model: models.Network, variables: Mapping[str, Any], python: str
+    model: models.Network, variables: Mapping[str, Any], python: str, which: str = "plain"
 ) -> Iterator[Composition]:
     """Yields the network at each quantisation parameter.
 
@@ -60,6 +60,7 @@ def of_plain(
       model: of the variables.
       variables: not folded.
       python: that has `nncodec`; empty for the bound.
+      which: what rows call the network.
 
     Raises:
       RuntimeError: the codec failed, when the first is made; says what it said.
@@ -83,7 +84,7 @@ def of_plain(
 
     for qp in QPS:
         each = functools.partial(make, qp)
-        yield Composition(f"plain {name} qp {qp}", "NNC", model, each, [f"qp {qp}"], note)
+        yield Composition(f"{which} {name} qp {qp}", "NNC", model, each, [f"qp {qp}"], note)
         note = ""
 
 

@@ -16,6 +16,7 @@ from benchmarks.compositions.sending import Sent
 # Gives a network new statistics of its norms.
 Recalibrate = Callable[[models.Network, Mapping[str, Any]], dict[str, Any]]
 
+PLAIN = "plain"
 PLAIN_BITS = (32, 16, 8, 6, 5, 4, 3)
 # Successive precisions of the plain network: each is refined to the next.
 BIT_PLANES = ((2, 4, 8), (3, 5, 8), (4, 6, 8), (4, 5, 6, 8))
@@ -53,21 +54,32 @@ class Composition:
     note: str = ""
 
 
-def of_plain(model: models.Network, variables: Mapping[str, Any]) -> Iterator[Composition]:
-    """Yields the plain network at each precision, and in successive precisions."""
+def of_plain(
+    model: models.Network, variables: Mapping[str, Any], which: str = PLAIN
+) -> Iterator[Composition]:
+    """Yields the plain network at each precision, and in successive precisions.
+
+    Args:
+      model: of the variables.
+      variables: not folded.
+      which: what rows call the network.
+    """
     for bits in PLAIN_BITS:
         name = f"float{bits}" if bits > 8 else f"{bits} bits"
         make = functools.partial(sending.dense, variables, (bits,))
-        yield Composition(f"plain {name}", "plain", model, make, [name])
+        yield Composition(f"{which} {name}", "plain", model, make, [name])
     for steps in BIT_PLANES:
         make = functools.partial(sending.dense, variables, steps)
-        name = "-".join(map(str, steps))
+        name = f"{which} bit-planes {'-'.join(map(str, steps))}"
         what = [f"{bits} bits" for bits in steps]
-        yield Composition(f"bit-planes {name}", "bit-planes", model, make, what)
+        yield Composition(name, "bit-planes", model, make, what)
 
 
 def without_training(
-    model: models.Network, variables: Mapping[str, Any], recalibrate: Recalibrate
+    model: models.Network,
+    variables: Mapping[str, Any],
+    recalibrate: Recalibrate,
+    which: str = PLAIN,
 ) -> Iterator[Composition]:
     """Yields what an hour makes of the plain network: no training, new statistics of its norms.
 
@@ -75,6 +87,7 @@ def without_training(
       model: of the variables.
       variables: not folded.
       recalibrate: gives a network new statistics.
+      which: what rows call the network.
     """
     note = "not trained; statistics of batch norms renewed on training images"
 
@@ -82,7 +95,7 @@ def without_training(
         return sending.dense(recalibrate(model, sending.rounded(variables, bits)), (bits,))
 
     for bits in CALIBRATED_BITS:
-        name = f"plain {bits} bits recalibrated"
+        name = f"{which} {bits} bits recalibrated"
         make = functools.partial(quantised, bits)
         yield Composition(name, "recalibrated", model, make, [f"{bits} bits"], note)
         note = ""
@@ -107,7 +120,7 @@ def without_training(
             else f"{form.way} rank {form.share:g} c"
         )
         for bits in (8, 5):
-            name = f"plain {what} {bits} bits recalibrated"
+            name = f"{which} {what} {bits} bits recalibrated"
             make = functools.partial(changed, form, bits)
             yield Composition(name, "recalibrated", model, make, [f"{bits} bits"])
 
@@ -150,6 +163,8 @@ def _training_of(row: Mapping[str, Any]) -> str:
         facts.append(f"{row['epochs']:.1f} epochs of {row['train_images']:,} images")
     if "error_held_out" in row:
         facts.append(f"float32 on held-out images {100 * row['error_held_out']:.2f} %")
+    if source := row.get("source"):
+        facts.append(f"the plain network that it is of {100 * source['error_held_out']:.2f} %")
     return ", ".join(facts)
 
 

@@ -39,6 +39,7 @@ _log = logging.getLogger("accordion_jax")
 
 _PLAIN = flags.DEFINE_string("plain", None, "Folder of a run that was trained whole.")
 _ELASTIC = flags.DEFINE_string("elastic", None, "Folder of a run of any depth.")
+_CALLED = flags.DEFINE_string("called", rows.PLAIN, "What rows call the plain network.")
 _RIVALS = flags.DEFINE_string("rivals", None, "Folder that benchmarks.compositions.train wrote.")
 _TEST = flags.DEFINE_integer("test_examples", 0, "Of the test set; 0: all.", 0)
 _CALIBRATION = flags.DEFINE_integer(
@@ -78,10 +79,10 @@ def main() -> None:
     compositions: list[Iterable[rows.Composition]] = []
     if plain:
         compositions += [
-            rows.of_plain(plain.model, plain.variables),
-            nnc.of_plain(plain.model, plain.variables, NNC_PYTHON.value),
+            rows.of_plain(plain.model, plain.variables, _CALLED.value),
+            nnc.of_plain(plain.model, plain.variables, NNC_PYTHON.value, _CALLED.value),
+            rows.without_training(plain.model, plain.variables, _renewal(plain), _CALLED.value),
         ]
-        compositions.append(rows.without_training(plain.model, plain.variables, _renewal(plain)))
     if _RIVALS.value:
         compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
     for each in compositions:

@@ -111,6 +111,21 @@ def test_rows_of_a_plain_network_have_names_of_their_own():
         assert [sent.size_bytes for sent in made] == sorted(sent.size_bytes for sent in made)
 
 
+def test_rows_of_two_plain_networks_can_be_told_apart():
+    def names(*which):
+        made = [
+            rows.of_plain(MODEL, VARIABLES, *which),
+            rows.without_training(MODEL, VARIABLES, lambda _, held: held, *which),
+            nnc.of_plain(MODEL, VARIABLES, "", *which),
+        ]
+        return [each.name for of_one in made for each in of_one]
+
+    first, other = names(), names("plain again")
+    assert all(name.startswith("plain ") for name in first)
+    assert other == [name.replace("plain ", "plain again ", 1) for name in first]
+    assert not {*first} & {*other}
+
+
 def test_without_training_statistics_are_all_that_changes():
     renewed = []
 
