@@ -44,6 +44,9 @@ def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
       step: of the checkpoint that was measured.
     """
     config = experiment.config
+    fields = config_lib.to_jsonable(config)
+    # A bundle publishes it: where this machine keeps its data and programs is no one else's.
+    fields["data"]["dir"] = fields["run"]["compilation_cache"] = ""
     return {
         "name": config_lib.run_name(config),
         "scheme": config.scheme,
@@ -61,7 +64,7 @@ def provenance(experiment: Experiment, step: int) -> dict[str, Any]:
         "task": experiment.task.kind,
         "error_name": experiment.task.error_name,
         "precision": "float32",  # of the parameters: what size_bytes counts
-        "config": config_lib.to_jsonable(config),
+        "config": fields,
         "versions": versions(),
     }
 

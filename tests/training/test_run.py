@@ -106,3 +106,12 @@ def test_provenance_says_what_was_trained():
     assert facts[0]["policy"]["name"] == "full_or_uniform"
     assert facts[0]["policy"]["digest"] != facts[1]["policy"]["digest"]
     assert {each["error_name"] for each in facts} == {"top-1 error"}
+
+
+def test_provenance_says_nothing_of_this_machine(tmp_path):
+    folders = {"data__dir": str(tmp_path), "run__compilation_cache": str(tmp_path / "cache")}
+    experiment = make(**folders)
+    facts = training.provenance(experiment, 3)
+    assert str(tmp_path) not in json.dumps(facts)
+    assert experiment.config.data.dir == str(tmp_path)
+    assert facts["config"] == training.provenance(make(), 3)["config"]
