@@ -129,7 +129,9 @@ def draw_round_trips(
     panels = figure.subplots(
         len(STATISTICS), len(by_round_trip), squeeze=False, sharex="col", sharey="row"
     )
-    colours = {name: f"C{i}" for i, name in enumerate(named)}
+    # The first has a colour for itself; from the eleventh on they are dashed.
+    colours = {name: f"C{(i - 1) % 9 + 1 if i else 0}" for i, name in enumerate(named)}
+    dashed = {*list(named)[10:]}
     for column, (round_trip_s, curves) in enumerate(by_round_trip.items()):
         for axes, statistic in zip(panels[:, column], STATISTICS, strict=True):
             for number, curve in reversed(list(enumerate(curves))):
@@ -138,6 +140,7 @@ def draw_round_trips(
                     times_s,
                     100 * lines_of(curve)[statistic],
                     color=colours.get(name, "0.75"),
+                    ls="--" if name in dashed else "-",
                     lw=2.5 if number == 0 else 1.3 if name in colours else 0.6,
                     zorder=2.5 if name in colours else 1.5,
                     drawstyle="default" if statistic == "mean" else "steps-post",
