@@ -190,7 +190,7 @@ def lengthened(contents):
 
 def flipped(contents):
     content = bytearray(contents["stage1_block01.8"])
-    content[0] ^= 1
+    content[0] ^= 0x80  # no kind of segment
     return contents | {"stage1_block01.8": bytes(content)}
 
 
