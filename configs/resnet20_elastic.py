@@ -20,8 +20,7 @@ three blocks, 17.1 % with six, 9.7 % with all; sparse 38.1, 17.4 and 10.2 %; pla
 from accordion_jax.runs.config import default_config
 
 _BUNDLE = (
-    "results/compositions/elastic/"
-    "30f94151daa206cd3225559aa792a85e04863c7220f065f26990e78a9dc915c0"
+    "results/compositions/elastic/30f94151daa206cd3225559aa792a85e04863c7220f065f26990e78a9dc915c0"
 )
 _ELASTIC = {
     "objective.name": "expected",
