@@ -66,3 +66,9 @@ def test_the_tables_of_precisions_are_the_kept_one(which, first_cell, count):
         )
     assert len(wanted) == count
     assert table_of(first_cell) == wanted
+
+
+def test_the_page_says_what_the_file_was_measured_on():
+    assert (KEPT["dataset"], KEPT["examples"]) == ("cifar10", 10_000)
+    assert "ResNet-20 on CIFAR-10" in PAGE
+    assert "the errors are of all 10,000 test images" in PAGE
