@@ -7,9 +7,9 @@ scale and bias are changed such that the function stays the one it was.
 
 A kernel that a norm was folded into has taken up that norm's scale. That is free, since the norm
 takes back whatever scale it is given, but it decides how far a step of some learning rate turns the
-kernel: in the ResNet-20 of the repository, folded kernels are from an eighth to six times as large
-as a fresh network's, and a rate that suits some ruins others. So each kernel gets the size that it
-has in a fresh network, which learning rates are made for.
+kernel: in the ResNet-20 of the repository, folded kernels are from a sixteenth to six times as
+large as a fresh network's, and a rate that suits some ruins others. So each kernel gets the size
+that it has in a fresh network, which learning rates are made for.
 """
 
 from collections.abc import Mapping

@@ -24,7 +24,7 @@ import safetensors.numpy
 from accordion_jax import models
 from accordion_jax.delivery.bundle.folding import fold_norms
 from benchmarks.compositions.forms import flatten, unflatten
-from benchmarks.compositions.rows import Composition
+from benchmarks.compositions.rows import PLAIN, Composition
 from benchmarks.compositions.sending import Sent
 
 _log = logging.getLogger("accordion_jax")
@@ -52,7 +52,7 @@ class Coded:
 
 
 def of_plain(
-    model: models.Network, variables: Mapping[str, Any], python: str, which: str = "plain"
+    model: models.Network, variables: Mapping[str, Any], python: str, which: str = PLAIN
 ) -> Iterator[Composition]:
     """Yields the network at each quantisation parameter.
 

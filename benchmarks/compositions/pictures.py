@@ -38,12 +38,12 @@ def draw(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
 
 
 def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
-    families = list(dict.fromkeys(map(_family, document["rows"])))
+    families = list(dict.fromkeys(row["family"] for row in document["rows"]))
     for number, family in enumerate(families):
         colour = f"C{number % 10}"
         label: str | None = family
         for row in document["rows"]:
-            if _family(row) != family:
+            if row["family"] != family:
                 continue
             sizes = [point["bytes"] / 1e3 for point in row["points"]]
             errors = [100 * point["error"] for point in row["points"]]
@@ -71,11 +71,6 @@ def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
     axes.grid(alpha=0.3, which="both", lw=0.6)
     if families:
         axes.legend(fontsize=8)
-
-
-def _family(row: Mapping[str, Any]) -> str:
-    """What rows of one colour have in common: of our own, all but the bits."""
-    return row["family"] if row["rival"] else row["name"].removesuffix(" bits").rpartition(" ")[0]
 
 
 def _draw_macs(axes: Any, document: Mapping[str, Any]) -> None:

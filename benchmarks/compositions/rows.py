@@ -174,12 +174,14 @@ class Depths:
 
     Attributes:
       name: unique.
+      family: of those that differ only in bits.
       model: network.
       bits: a weight, in each step.
       make: returns variables a step, and a step's bytes until each depth (`sending.by_depth`).
     """
 
     name: str
+    family: str
     model: models.Network
     bits: Sequence[int]
     make: Callable[[], tuple[list[dict[str, Any]], list[list[int]]]]
@@ -206,4 +208,4 @@ def of_elastic(
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
         name = f"{which} {'-'.join(map(str, steps))} bits"
         make = functools.partial(sending.by_depth, variables, steps, blocks, renew)
-        yield Depths(name, model, steps, make)
+        yield Depths(name, which, model, steps, make)

@@ -218,10 +218,9 @@ def _row(
     measured: Measured,
 ) -> dict[str, Any]:
     macs = sum(composition.model.unit_macs(measured.judge.task.inputs.shape).values())
-    family = composition.family if isinstance(composition, rows.Composition) else "Accordion"
     return {
         "name": composition.name,
-        "family": family,
+        "family": composition.family,
         "rival": rival,
         "macs": macs,
         "note": note,

@@ -34,7 +34,7 @@ def test_the_main_table_is_the_kept_one():
             f"{100 * point['error']:.2f}",
         )
         for row in KEPT["rows"]
-        if row["family"] != "Accordion" or row["name"] in MAIN
+        if row["rival"] or row["name"] in MAIN
         for i, point in enumerate(row["points"])
     ]
     assert len(wanted) > 15
@@ -48,10 +48,9 @@ def test_the_main_table_is_the_kept_one():
 def test_the_tables_of_precisions_are_the_kept_one(which, first_cell, count):
     wanted = []
     for row in KEPT["rows"]:
-        network, _, steps = row["name"].removesuffix(" bits").rpartition(" ")
-        if network != which:
+        if row["family"] != which:
             continue
-        *bits, last = steps.split("-")
+        *bits, last = row["name"].removeprefix(f"{which} ").removesuffix(" bits").split("-")
         points = row["points"]
         first = [point for point in points if point["bits"] == points[0]["bits"]]
         refined = points[-1] if bits else None

@@ -18,7 +18,6 @@ from accordion_jax.delivery import runtimes
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from accordion_jax.delivery.bundle.writing import write_bundle
-from accordion_jax.delivery.device.cache import SegmentCache
 from accordion_jax.delivery.endpoint.application import make_app
 from accordion_jax.delivery.endpoint.openapi import MAX_BODY_BYTES, MAX_STREAM_SEGMENTS
 from accordion_jax.delivery.endpoint.server import _listen
@@ -40,17 +39,6 @@ from tests.delivery.runtimes.test_examples import FEATURES, ROWS
 from tests.delivery.servers import serving as serving_bundle
 from tests.delivery.toys import make_parts
 from tests.remedies.refusals import refused
-
-__all__ = ["make_device", "toy_bundle"]
-
-from tests.delivery.conftest import make_device, toy_bundle
-
-
-@pytest.fixture
-def cache(tmp_path):
-    cache = SegmentCache(tmp_path / "cache")
-    yield cache
-    cache.close()
 
 
 def cut(path):

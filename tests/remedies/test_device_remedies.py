@@ -24,10 +24,6 @@ from tests.delivery.forests import write_forest
 from tests.delivery.servers import serving as serving_bundle
 from tests.remedies.refusals import refused
 
-__all__ = ["make_device", "toy_bundle"]
-
-from tests.delivery.conftest import make_device, toy_bundle
-
 
 @pytest.fixture
 def cache(tmp_path):

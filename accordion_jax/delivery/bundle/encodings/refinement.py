@@ -8,9 +8,8 @@ within a channel, and are longer at the ends, where the coarse levels clip. A we
 has one level needs nothing; the others are sorted by width, and each width has a stream of its
 own, in which all symbols are about equally likely. In the interval about zero they are not, if
 there are only three coarse levels, or if most weights are zero: there it has streams of its own,
-in the second case where the segment says so. Bits of both together are
-then as good as those of the fine levels alone. Both tensors' scales are their own: neither makes
-way for the other's.
+in the second case where the segment says so. Bits of both together are then as good as those of
+the fine levels alone. Both tensors' scales are their own: neither makes way for the other's.
 """
 
 import dataclasses

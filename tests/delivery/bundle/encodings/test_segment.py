@@ -223,11 +223,18 @@ def test_an_encoding_that_cannot_hold_an_array_is_refused():
             encode({"bias": np.full(2, value, np.float32)}, {"bias": name})
 
 
-@pytest.fixture(scope="module")
-def refinable():
-    """(layout, base in 4 bits, its refinement to 8)."""
-    arrays = block()
-    return Layout.of(arrays), *chain(arrays, 4, 8)
+@pytest.fixture(scope="module", params=[2, 3], ids=["dense", "sparse"])
+def refinable(request):
+    """(layout, base in 4 bits, its refinement to 8), a refinement of each kind."""
+    arrays, rng = block(), np.random.default_rng(0)
+    if request.param == 3:
+        arrays = {
+            name: np.where(rng.random(x.shape) < 0.75, np.float32(0), x) if "kernel" in name else x
+            for name, x in arrays.items()
+        }
+    base, refinement = chain(arrays, 4, 8)
+    assert refinement[0] == request.param
+    return Layout.of(arrays), base, refinement
 
 
 def decoders(layout, base, refinement):
