@@ -99,8 +99,8 @@ def default_config() -> ml_collections.ConfigDict:
     # Bits a weight that each block computes with in a step: one of these, drawn for each block and
     # step, such as (4, 8) for a bundle in 4 and 8 bits. None: weights are as they are.
     config.train.bits = ()
-    # Share of the blocks' weights that are zero from the first step on: the smallest of those that
-    # the run starts from.
+    # Share of the blocks' weights that are zero from the first step on: those that matter least of
+    # what the run starts from, as training.pruning says.
     config.train.sparsity = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
