@@ -96,6 +96,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Workdir of a trained run of the same network, or folder of a bundle, whose weights this one
     # begins with.
     config.train.start_from = ""
+    # Likewise of a network for the same inputs and classes, whose answers at its full depth are the
+    # soft labels of config.objective.distillation; empty: those of this network's deepest.
+    config.train.teacher = ""
     # Bits a weight that each block computes with in a step: one of these, drawn for each block and
     # step, such as (4, 8) for a bundle in 4 and 8 bits. None: weights are as they are.
     config.train.bits = ()
@@ -190,6 +193,7 @@ def run_name(config: ml_collections.ConfigDict) -> str:
         name += f"-{objective.name}"
     changes = {"distilled": "distillation", "balanced": "balanced"}
     name += "".join(f"-{word}" for word, each in changes.items() if objective.get(each))
+    name += "-taught" if config.train.teacher else ""
     bits = "-".join(map(str, config.train.bits))
     name += f"-{bits}bits" if bits else ""
     share = config.train.sparsity

@@ -8,6 +8,7 @@ from accordion_jax.training.metrics import read_metrics
 from accordion_jax.training.objective import OBJECTIVES, Draw, single
 from accordion_jax.training.run import claim_workdir, provenance, versions
 from accordion_jax.training.state import TrainState, init_state
+from accordion_jax.training.teacher import Teacher
 from accordion_jax.training.together import Together
 from accordion_jax.training.trained import Run, load_measured_run, load_run
 from accordion_jax.training.variants import Variants, compiler_options
@@ -22,6 +23,7 @@ __all__ = [
     "Experiment",
     "Preempted",
     "Run",
+    "Teacher",
     "Together",
     "TrainState",
     "Variants",

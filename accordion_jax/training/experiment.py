@@ -25,6 +25,7 @@ from accordion_jax.training.objective import (
 from accordion_jax.training.optimizer import make_optimizer, make_schedule
 from accordion_jax.training.pruning import prune
 from accordion_jax.training.state import TrainState, Tree, example_spec, init_state, state_shapes
+from accordion_jax.training.teacher import Teacher, teacher_of_run
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
 
@@ -47,6 +48,7 @@ class Experiment:
       total_steps: of the run.
       start: returns the weights and statistics to begin with, where they are not those of a run;
         called when they are needed.
+      teach: returns the network that teaches, where it is not that of a run; likewise.
     """
 
     config: ml_collections.ConfigDict
@@ -61,6 +63,7 @@ class Experiment:
     steps_per_epoch: int
     total_steps: int
     start: Callable[[], Mapping[str, Tree]] | None = None
+    teach: Callable[[], Teacher] | None = None
 
     def draw(self, step: int) -> Draw:
         """What a step works on: the one place from which all take it."""
@@ -107,6 +110,19 @@ class Experiment:
             return state._replace(params=prune(state.params, self.model.block_names, share))
         return state
 
+    @functools.cached_property
+    def teacher(self) -> Teacher | None:
+        """What ``config.train.teacher`` names, read when it is first asked for.
+
+        Raises:
+          ValueError, FileNotFoundError, CheckpointError: as `teacher_of_run` and `Teacher.check`.
+        """
+        source = self.config.train.teacher
+        if not source:
+            return None
+        teacher = self.teach() if self.teach else teacher_of_run(source)
+        return teacher.check(self.model, self.example, source)
+
     def _unfolded(self, state: TrainState, fresh: Tree) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 3)
         found = unfold_norms(self.model, state.variables, self.task, self.train, key, fresh)
@@ -135,6 +151,7 @@ class Experiment:
             batch_size=self.config.train.batch_size,
             bits=tuple(self.config.train.bits),
             sparse=self.config.train.sparsity > 0,
+            teacher=self.teacher,
         )
 
     @property
@@ -172,6 +189,7 @@ def make_experiment(
     devices: int = 1,
     *,
     start: Callable[[], Mapping[str, Tree]] | None = None,
+    teach: Callable[[], Teacher] | None = None,
 ) -> Experiment:
     """Returns the parts of an experiment.
 
@@ -179,6 +197,7 @@ def make_experiment(
       config: as `config.default_config`.
       devices: that share a batch, over all processes.
       start: as in `Experiment`.
+      teach: likewise.
 
     Raises:
       ValueError: a field's value is refused; names it and what is wanted.
@@ -192,7 +211,11 @@ def make_experiment(
             f"config.train.batch_size={batch_size} is not divisible by {devices} devices; "
             f"nearest: {nearest}"
         )
-    objective = make_objective(config.objective.name, **objective_arguments(config))
+    objective = make_objective(
+        config.objective.name,
+        outside=bool(config.train.teacher),
+        **objective_arguments(config),
+    )
     train = data.load(
         config.data.name, "train", data_dir=config.data.dir or None, holdout=config.data.holdout
     )
@@ -220,6 +243,7 @@ def make_experiment(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         start=start,
+        teach=teach,
     )
 
 

@@ -154,8 +154,15 @@ class _Loop:
         train = experiment.train
         self.inputs, self.targets = data.replicate((train.rows, train.targets))
         self.key = data.replicate(together.key)
+        teacher = experiment.teacher
+        self.taught_by = data.replicate(teacher.variables) if teacher else None
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
+
+    @property
+    def unchanged(self) -> tuple:
+        """Arguments that are the same in every step."""
+        return self.inputs, self.targets, self.key, self.taught_by
 
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""
@@ -197,7 +204,7 @@ class _Loop:
                 chosen = experiment.draw(step)
                 run = variants(chosen)
                 kept = state.keep(self.units(chosen))
-                updated, metrics = run(kept, order, self.inputs, self.targets, self.key)
+                updated, metrics = run(kept, order, *self.unchanged)
                 state, step = state.merge(updated), step + 1
                 window.add(step, chosen.depth, metrics)
                 shown = {"epoch": f"{step / per_epoch:.1f}", "loss": window.shown}
@@ -255,8 +262,7 @@ class _Loop:
     def _step_of(self, draw: Draw, like: TrainState, order: jax.Array):
         """The mapped step of a draw, and arguments to compile it for."""
         kept = like.keep(self.units(draw))
-        arguments = (kept, order, self.inputs, self.targets, self.key)
-        return self.together.mapped_step(draw), arguments
+        return self.together.mapped_step(draw), (kept, order, *self.unchanged)
 
     def _compile_ahead(self, variants: Variants, step: int) -> None:
         draws = self.experiment.draws(range(step, self.experiment.total_steps))

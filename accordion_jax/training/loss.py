@@ -18,6 +18,7 @@ def weighted_loss(
     outputs: jax.Array,
     targets: Any,
     state: Mapping[str, jax.Array] | None = None,
+    soft: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Returns the loss of a draw, and the metrics of its step.
 
@@ -27,12 +28,13 @@ def weighted_loss(
       outputs: [masks, batch, ...], of the network under each mask.
       targets: [batch, ...].
       state: as `objective_state`, where the draw's weights adapt.
+      soft: [batch, ...], answers of the teacher, where that is another network.
 
     Returns:
       [] float32, the weighted sum over the masks of the mean loss; and {"loss": the same, "error":
-      the weighted mean of the share of wrong answers}. Where one mask teaches the others, also
-      {"task_loss", "distillation_loss"}: the weighted means over these others of their loss by the
-      right answers, and by the teacher's. Where the weights adapt, also {"losses": [masks], by
+      the weighted mean of the share of wrong answers}. Where masks are taught, also {"task_loss",
+      "distillation_loss"}: the weighted means over these of their loss by the right answers, and by
+      the teacher's. Where the weights adapt, also {"losses": [masks], by
       the right answers; "weighted_depth": mean blocks under the weights; "largest_excess"}.
     """
     # A family's answers to a task's questions: here, since afterwards broadcasting hides a mistake.
@@ -41,7 +43,7 @@ def weighted_loss(
     each_mask = [outputs[i] for i in range(len(drawn.skip_masks))]
     losses = [task.loss(each, targets).mean() for each in each_mask]
     errors = [jnp.mean(task.wrong(each, targets)) for each in each_mask]
-    if drawn.weights == (1.0,):
+    if drawn.weights == (1.0,) and not drawn.taught:
         return losses[0], {"loss": losses[0], "error": errors[0]}
     weights, of_all = jnp.asarray(drawn.weights, losses[0].dtype), math.fsum(drawn.weights)
     metrics: dict[str, jax.Array] = {}
@@ -50,8 +52,9 @@ def weighted_loss(
         metrics |= _adapting(drawn, jnp.stack(losses), weights)
     error = jnp.sum(weights.astype(errors[0].dtype) * jnp.stack(errors)) / of_all
     metrics["error"] = error
-    if drawn.teacher is not None:
-        losses, sizes = _taught(drawn, task, each_mask, losses)
+    if drawn.taught:
+        soft = each_mask[drawn.teacher] if drawn.teacher is not None else soft
+        losses, sizes = _taught(drawn, task, each_mask, losses, soft)
         metrics |= sizes
     stacked = jnp.stack(losses)
     if drawn.balanced:
@@ -73,19 +76,18 @@ def _adapting(drawn: Draw, losses: jax.Array, weights: jax.Array) -> dict[str, j
 
 
 def _taught(
-    drawn: Draw, task: Task, outputs: list[jax.Array], losses: list[jax.Array]
+    drawn: Draw, task: Task, outputs: list[jax.Array], losses: list[jax.Array], soft: Any
 ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
     """Returns each mask's loss with the teacher's share, and the sizes of both parts."""
-    assert drawn.teacher is not None
-    soft = jax.lax.stop_gradient(outputs[drawn.teacher])
-    share, students = drawn.distillation, [i for i in range(len(outputs)) if i != drawn.teacher]
+    chex.assert_equal_shape([soft, outputs[0]])
+    soft, share = jax.lax.stop_gradient(soft), drawn.distillation
     by_teacher = {
-        i: task.distillation_loss(outputs[i], soft, drawn.temperature).mean() for i in students
+        i: task.distillation_loss(outputs[i], soft, drawn.temperature).mean() for i in drawn.taught
     }
-    of_students = math.fsum(drawn.weights[i] for i in students)
+    of_taught = math.fsum(drawn.weights[i] for i in drawn.taught)
 
     def mean(each: Callable[[int], jax.Array]) -> jax.Array:
-        return jnp.sum(jnp.stack([drawn.weights[i] / of_students * each(i) for i in students]))
+        return jnp.sum(jnp.stack([drawn.weights[i] / of_taught * each(i) for i in drawn.taught]))
 
     sizes = {
         "task_loss": mean(losses.__getitem__),

@@ -28,8 +28,9 @@ class Draw:
     Attributes:
       skip_masks: one or several, of one length.
       weights: of the loss of each; positive.
-      teacher: index of the mask whose answers teach the others; None where nobody teaches.
-      distillation: share of the teacher's answers in the loss of each of the others, 0 to 1; the
+      teacher: index of the mask whose answers teach the others; None where none of them does.
+      outside: whether another network teaches all of them (`teacher.Teacher`).
+      distillation: share of the teacher's answers in the loss of each that is taught, 0 to 1; the
         rest is that of the right answers.
       temperature: that softens the answers of teacher and taught; positive.
       balanced: whether the loss of each mask is further weighted by its own inverse, so that deep
@@ -47,6 +48,7 @@ class Draw:
     temperature: float = 1.0
     balanced: bool = False
     adaptation: Adaptation | None = None
+    outside: bool = False
 
     def __post_init__(self):
         if not self.skip_masks or len(self.skip_masks) != len(self.weights):
@@ -65,6 +67,10 @@ class Draw:
                 f"teacher={self.teacher} of a draw must be the index of one of its "
                 f"{len(self.skip_masks)} skip masks"
             )
+        if self.outside and self.teacher is not None:
+            raise ValueError(
+                f"a draw is taught by its mask {self.teacher} and from outside; wanted one of both"
+            )
         if not 0 <= self.distillation <= 1:
             raise ValueError(f"distillation={self.distillation} must be a share, 0 to 1")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -79,6 +85,14 @@ class Draw:
     def skip_mask(self) -> SkipMask:
         """Skips the blocks that all of its masks skip: the step does not touch these."""
         return tuple(all(skips) for skips in zip(*self.skip_masks, strict=True))
+
+    @property
+    def taught(self) -> tuple[int, ...]:
+        """Indices of the masks that somebody teaches."""
+        everyone = range(len(self.skip_masks))
+        if self.outside:
+            return tuple(everyone)
+        return tuple(i for i in everyone if self.teacher is not None and i != self.teacher)
 
     @property
     def depth(self) -> int:
@@ -273,6 +287,7 @@ def make_objective(
     distillation: float = 0.0,
     temperature: float = 1.0,
     balanced: bool = False,
+    outside: bool = False,
     **fields: Any,
 ) -> Objective:
     """Returns the objective of a name.
@@ -283,6 +298,7 @@ def make_objective(
         deepest, which gives them: distillation in place (Yu and Huang 2019, arXiv:1903.05134). 0:
         none.
       temperature: of the soft labels (Hinton et al. 2015, arXiv:1503.02531).
+      outside: whether another network gives the soft labels, to the deepest as well.
       balanced: weigh the loss of each configuration by its own inverse too, as AdaLoss (Hu et al.
         2019, arXiv:1708.06832), of the batch at hand: the step follows the gradient of the sum of
         the losses' logarithms.
@@ -290,7 +306,8 @@ def make_objective(
 
     Raises:
       ValueError: the name is not known, a field is not one of its own or has a value that it
-        refuses, or the objective works on one configuration a step, where nobody can be taught.
+        refuses, the objective works on one configuration a step, where none can teach another, or
+        a network teaches nothing.
     """
     known = objective_fields(name)
     for field in fields:
@@ -299,26 +316,32 @@ def make_objective(
                 f"config.objective.{field}: {name!r} has no such field; it has {', '.join(known)}"
             )
     make = functools.partial(OBJECTIVES[name], **fields)
+    if outside and not distillation:
+        raise ValueError(
+            "config.train.teacher names a network, and config.objective.distillation=0 learns "
+            "nothing from it; set the share of its soft labels, such as 0.5"
+        )
     if not distillation and not balanced:
         return make
-    if OBJECTIVES[name] is drawn_depth:
+    if OBJECTIVES[name] is drawn_depth and (balanced or not outside):
         raise ValueError(
             f"config.objective.distillation={distillation} and balanced={balanced} want several "
             f"configurations in a step; {name!r} works on one: use 'expected', 'nested' or "
-            "'sandwich'"
+            "'sandwich', or, to distill, name another network as config.train.teacher"
         )
 
     def objective(ladder: Ladder, policy: Policy, seed: int, step: int) -> Draw:
         drawn = make(ladder, policy, seed, step)
-        if len(drawn.skip_masks) == 1:
+        if len(drawn.skip_masks) == 1 and not outside:
             return drawn
         depths = [mask.count(False) for mask in drawn.skip_masks]
         return dataclasses.replace(
             drawn,
-            teacher=depths.index(max(depths)) if distillation else None,
+            teacher=depths.index(max(depths)) if distillation and not outside else None,
+            outside=outside,
             distillation=float(distillation),
             temperature=float(temperature),
-            balanced=bool(balanced),
+            balanced=bool(balanced) and len(depths) > 1,
         )
 
     return objective

@@ -19,7 +19,8 @@ from accordion_jax.training.loss import weighted_loss
 from accordion_jax.training.objective import Draw
 from accordion_jax.training.pruning import keep_zeros
 from accordion_jax.training.rounding import round_units
-from accordion_jax.training.state import TrainState
+from accordion_jax.training.state import TrainState, Tree
+from accordion_jax.training.teacher import Teacher
 
 AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
@@ -52,6 +53,7 @@ def train_step(
     inputs: Any,
     targets: jax.Array,
     key: jax.Array,
+    taught_by: Tree = None,
     *,
     model: Network,
     task: Task,
@@ -63,6 +65,7 @@ def train_step(
     several: bool = False,
     bits: Sequence[int] = (),
     sparse: bool = False,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
 
@@ -78,6 +81,8 @@ def train_step(
         (`Dataset.rows`).
       targets: [examples, ...] int32.
       key: [2] uint32, data of the run's key.
+      taught_by: variables of the teacher, the same for all runs; an argument, so that programs do
+        not hold its weights.
       model: called with the skip masks of the draw.
       task: static; prepares the examples, and gives loss and error.
       draw: static; what the step works on.
@@ -89,6 +94,7 @@ def train_step(
         leading axis of runs.
       bits: that kernels are rounded to, as `rounding.round_units`; none: they are not.
       sparse: whether what is zero in a block's kernels stays so.
+      teacher: static; another network whose answers the draw is taught.
 
     Returns:
       The new state, and the metrics of `loss.weighted_loss` over the whole batch, a number a
@@ -123,7 +129,11 @@ def train_step(
         return round_units(params, bits, key)
 
     @each_run
-    def loss_and_rest(params, batch_stats, objective, x, y):
+    def soft_labels(x):
+        return teacher.answers(taught_by, x) if teacher is not None else None
+
+    @each_run
+    def loss_and_rest(params, batch_stats, objective, x, y, soft):
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updated = model.apply(
             variables,
@@ -133,7 +143,7 @@ def train_step(
             mutable=["batch_stats"],
             method="truncations",
         )
-        loss, metrics = weighted_loss(draw, task, outputs, y, objective)
+        loss, metrics = weighted_loss(draw, task, outputs, y, objective, soft)
         return loss, (dict(updated.get("batch_stats", {})), metrics)
 
     def total_loss(params):
@@ -141,10 +151,11 @@ def train_step(
         # grouped convolutions, which cuDNN has kernels for.
         if bits:
             params = round_kernels(params, state.step, key)
-        loss, rest = loss_and_rest(params, state.batch_stats, state.objective, x, y)
+        loss, rest = loss_and_rest(params, state.batch_stats, state.objective, x, y, soft)
         return jnp.sum(loss), rest
 
     x, y = batch(state.step, order, key)
+    soft = soft_labels(x)
     gradients, (batch_stats, metrics) = jax.grad(total_loss, has_aux=True)(state.params)
     gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), AXIS)
     objective = state.objective
