@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import jax
 
 from accordion_jax import models
@@ -51,7 +52,7 @@ class Teacher:
         where = f"config.train.teacher={os.fspath(source)!r}"
         try:
             jax.eval_shape(self.answers, self.variables, example)
-        except (TypeError, ValueError) as error:  # of a convolution, or Flax's own
+        except (TypeError, ValueError, flax.errors.FlaxError) as error:
             raise ValueError(
                 f"{where} is a network for other inputs ({str(error).splitlines()[0]}); wanted "
                 "one that was trained on a data set with the same"

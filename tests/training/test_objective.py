@@ -131,7 +131,7 @@ def test_one_mask_of_weight_one_adds_nothing_to_the_program(dataset):
         )
         return mapped.lower(*stack((kept, *inputs), 1)).as_text()
 
-    def plain(drawn, task, outputs, targets, state):
+    def plain(drawn, task, outputs, targets, state, soft):
         only = outputs[0]
         loss = task.loss(only, targets).mean()
         return loss, {"loss": loss, "error": jnp.mean(task.wrong(only, targets))}
@@ -337,6 +337,31 @@ def test_a_deepest_configuration_teaches_the_others_and_is_not_taught(small):
     by_outputs = jax.grad(lambda o: loss.weighted_loss(taught, SmallTask, o, y)[0])(outputs)
     untaught = jax.grad(lambda o: loss.weighted_loss(plain, SmallTask, o, y)[0])(outputs)
     close(by_outputs[-1], untaught[-1])
+
+
+@pytest.mark.parametrize("name", ["drawn_depth", "expected"])
+def test_another_network_teaches_all_of_a_draw(small, name):
+    params, x, y = small
+    policy = full_or_uniform(LADDER, 0.5)
+    options = {"distillation": 0.25, "temperature": 2.0, "outside": True}
+    drawn = make_objective(name, **options)(LADDER, policy, 0, 0)
+    assert drawn.taught == tuple(range(len(drawn.skip_masks)))
+    outputs = small_network(params, x, drawn.skip_masks)
+    answers = jnp.asarray(np.random.default_rng(1).normal(size=outputs.shape[1:]))
+    total, metrics = loss.weighted_loss(drawn, SmallTask, outputs, y, None, answers)
+    teacher, wanted = jax.nn.softmax(answers / 2), 0.0
+    for w, each in zip(drawn.weights, outputs, strict=True):
+        divergence = jnp.sum(teacher * (jnp.log(teacher) - jax.nn.log_softmax(each / 2)), -1)
+        wanted += w * (0.75 * cross_entropy(each, y).mean() + 0.25 * 4 * divergence.mean())
+    close(total, wanted)
+    assert metrics.keys() == {"loss", "error", "task_loss", "distillation_loss"}
+    with pytest.raises(AssertionError):
+        loss.weighted_loss(drawn, SmallTask, outputs, y, None, answers[:1])
+
+
+def test_a_draw_has_one_teacher():
+    with pytest.raises(ValueError, match="taught by its mask 0 and from outside"):
+        Draw(((True,), (False,)), (0.5, 0.5), teacher=0, outside=True)
 
 
 def test_balanced_losses_pull_by_their_logarithms_and_keep_their_sum(small):
