@@ -70,24 +70,25 @@ def main() -> None:
         "dataset": name,
         "examples": measured.judge.examples,
         "classes": test.num_classes,
-        "runs": {"plain": _PLAIN.value, "elastic": _ELASTIC.value, "rivals": _RIVALS.value},
         "machine": machine(),
         "rows": [],
         "early_exit": None,
     }
     before = kept_before(out / "compositions.json", document)
-    compositions: list[Iterable[rows.Composition]] = []
+    # Of what each row is, and the rows.
+    compositions: list[tuple[str, Iterable[rows.Composition]]] = []
     if plain:
+        network = plain.model, plain.variables
         compositions += [
-            rows.of_plain(plain.model, plain.variables, _CALLED.value),
-            nnc.of_plain(plain.model, plain.variables, NNC_PYTHON.value, _CALLED.value),
-            rows.without_training(plain.model, plain.variables, _renewal(plain), _CALLED.value),
+            (_PLAIN.value, rows.of_plain(*network, _CALLED.value)),
+            (_PLAIN.value, nnc.of_plain(*network, NNC_PYTHON.value, _CALLED.value)),
+            (_PLAIN.value, rows.without_training(*network, _renewal(plain), _CALLED.value)),
         ]
     if _RIVALS.value:
-        compositions.append(rows.of_rivals(pathlib.Path(_RIVALS.value)))
-    for each in compositions:
+        compositions.append((_RIVALS.value, rows.of_rivals(pathlib.Path(_RIVALS.value))))
+    for run_of, each in compositions:
         for composition in filter(_wanted, each):
-            _add(document, measure(composition, measured))
+            _add(document, measure(composition, measured) | {"run": run_of})
     if elastic:
         blocks = [elastic.model.block_names[i] for i in elastic.ladder.sending_order]
         masks = elastic.ladder.skip_masks
@@ -96,7 +97,7 @@ def main() -> None:
             sparsity=elastic.config.train.sparsity,
         )
         for depths in filter(_wanted, found):
-            _add(document, measure_depths(depths, masks, measured))
+            _add(document, measure_depths(depths, masks, measured) | {"run": _ELASTIC.value})
     if elastic and _EARLY_EXIT.value:
         held_out = data.load(name, "validation", data_dir=folder, holdout=_CALIBRATION.value)
         document["early_exit"] = exits(elastic, measured.judge, Judge(held_out, test.task))
@@ -138,10 +139,8 @@ def added_to(before: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str
       document: as measured now.
     """
     found = {row["name"]: row for row in (*before.get("rows", ()), *document["rows"])}
-    earlier = before.get("runs", {})
     return {
         **document,
-        "runs": {which: run or earlier.get(which) for which, run in document["runs"].items()},
         "rows": sorted(found.values(), key=lambda row: not row["rival"]),
         "early_exit": document["early_exit"] or before.get("early_exit"),
     }

@@ -85,25 +85,27 @@ def test_rows_of_plain_and_elastic_networks_are_what_a_replay_reads(measured, tm
 
 
 def test_rows_of_earlier_calls_stay_and_those_of_now_replace_them(tmp_path):
-    def document(examples=60, runs=None, early_exit=None, **errors):
-        found = [{"name": n, "rival": n != "ours", "error": error} for n, error in errors.items()]
-        kept = {"plain": None, "elastic": None} | (runs or {})
-        shared = {"dataset": "random", "examples": examples, "runs": kept}
+    def document(examples=60, run="", early_exit=None, **errors):
+        found = [
+            {"name": n, "rival": n != "ours", "error": error, "run": run}
+            for n, error in errors.items()
+        ]
+        shared = {"dataset": "random", "examples": examples}
         return shared | {"rows": found, "early_exit": early_exit}
 
     path = tmp_path / "compositions.json"
-    first = document(runs={"plain": "a"}, early_exit={"curve": []}, plain=0.3, ours=0.2)
+    first = document(run="a", early_exit={"curve": []}, plain=0.3, ours=0.2)
     assert kept_before(path, first) == {}
     assert added_to({}, first) == first
     path.write_text(json.dumps(first))
-    second = document(runs={"elastic": "b"}, pruned=0.4, plain=0.1)
+    second = document(run="b", pruned=0.4, plain=0.1)
     found = added_to(kept_before(path, second), second)
-    assert [(row["name"], row["error"]) for row in found["rows"]] == [
-        ("plain", 0.1),
-        ("pruned", 0.4),
-        ("ours", 0.2),
+    # Each says of which run it is.
+    assert [(row["name"], row["error"], row["run"]) for row in found["rows"]] == [
+        ("plain", 0.1, "b"),
+        ("pruned", 0.4, "b"),
+        ("ours", 0.2, "a"),
     ]
-    assert found["runs"] == {"plain": "a", "elastic": "b"}
     assert found["early_exit"] == {"curve": []}
     with pytest.raises(ValueError, match="60 test images of random, not 50 of random"):
         kept_before(path, document(examples=50))
