@@ -364,9 +364,11 @@ def test_a_run_goes_on_from_a_bundle(tmp_path, cache):
     arguments = (
         *(f"--workdir={finer}", cache, "--config.train.steps=10", "--config.train.bits=4,8"),
         *(f"--config.train.start_from={bundle}", "--config.optimizer.learning_rate=0.001"),
+        *(f"--config.train.teacher={bundle}", "--config.objective.distillation=0.5"),
     )
     output = finish(start(*arguments))
     assert f"begins with the weights of model {bundle.name}" in output
+    assert f"learns from the answers of model {bundle.name}" in output
     assert "trained to step 10" in output
     # What it has learnt is not lost by folding, rounding and unfolding.
     full = [LookupTable.read(each).rows[-1].top1_error for each in (run, finer)]

@@ -1,6 +1,7 @@
 """Runs that learn from another network than their own deepest."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from accordion_jax import data, models, training
 from accordion_jax.training.together import Together
+from tests.remedies.refusals import refused
 from tests.training.test_loop import assert_same, make
 
 DEEPER = {"model__arguments__stage_sizes": (2, 1), "objective__name": "drawn_depth"}
@@ -100,11 +102,25 @@ def test_seeds_that_are_trained_at_once_have_one_teacher(school, tmp_path):
     )
 
 
-def test_what_cannot_teach_is_refused_in_words(school, tmp_path):
-    with pytest.raises(ValueError, match="distillation=0 learns nothing from it; set the share"):
+@pytest.mark.tries("set the share of its soft labels, such as 0.5")
+def test_a_teacher_wants_a_share_of_the_loss(school):
+    with refused() as said:
         taught(school, objective__distillation=0.0)
+    share = float(re.findall(r"such as ([\d.]+)", said[0])[0])
+    assert taught(school, objective__distillation=share).draw(0).distillation == share
+
+
+@pytest.mark.tries("or, to distill, name another network as config.train.teacher")
+def test_one_configuration_a_step_can_learn_from_another_network(school):
+    alone = {"objective__name": "drawn_depth", "objective__distillation": 0.5}
+    with refused():
+        make(**alone)
+    assert taught(school, **alone).draw(0).taught == (0,)
     with pytest.raises(ValueError, match=r"balanced=True want several configurations"):
-        taught(school, objective__name="drawn_depth", objective__balanced=True)
+        taught(school, **alone, objective__balanced=True)
+
+
+def test_what_cannot_teach_is_refused_in_words(school, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         _ = taught(tmp_path / "nowhere").teacher
     teacher, pupil = taught(school).teacher, make()
