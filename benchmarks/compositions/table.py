@@ -76,7 +76,7 @@ def main() -> None:
     }
     before = kept_before(out / "compositions.json", document)
     # Of what each row is, and the rows.
-    compositions: list[tuple[str, Iterable[rows.Composition]]] = []
+    compositions: list[tuple[str | None, Iterable[rows.Composition]]] = []
     if plain:
         network = plain.model, plain.variables
         compositions += [
