@@ -57,7 +57,7 @@ from accordion_jax.training import (
     make_experiment,
 )
 from accordion_jax.training.kept_statistics import read_own
-from accordion_jax.training.statistics import Renewal
+from accordion_jax.training.statistics import renewal, unrounded_statistics
 
 _log = logging.getLogger("accordion_jax")
 
@@ -195,13 +195,10 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
     # Where a ladder is none of prefixes, a norm sees several things.
     if not wanted or not variables.get("batch_stats") or not ladder.has_prefixes_alone:
         return Chains(fold_norms(variables), **how)
-    experiment = make_experiment(run.config)
-    renewal = Renewal(experiment.task, experiment.train, seed=run.config.seed)
-    renew = functools.partial(renewal, run.model)
+    renew = renewal(make_experiment(run.config))
     _log.info("measuring on training images what the norms see of rounded weights")
-    if run.config.train.bits:  # what it has left are statistics of several bits together
-        variables = renew(variables)
-    return with_measured_norms(variables, renew, **how)
+    variables = unrounded_statistics(run.config, run.model, ladder, variables, renew)
+    return with_measured_norms(variables, functools.partial(renew, run.model), **how)
 
 
 @contextlib.contextmanager

@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from accordion_jax import data, models, tasks
-from accordion_jax.depth import SkipMask
+from accordion_jax.depth import Ladder, SkipMask
 from accordion_jax.training.experiment import Experiment
 from accordion_jax.training.objective import single
 from accordion_jax.training.state import Tree
@@ -109,6 +110,36 @@ class Renewal:
         return dict(updated["batch_stats"])
 
 
+def unrounded_statistics(
+    config: ml_collections.ConfigDict,
+    model: models.Network,
+    ladder: Ladder,
+    variables: dict[str, Tree],
+    renew: Callable[[models.Network, Mapping[str, Tree]], dict[str, Tree]],
+) -> dict[str, Tree]:
+    """Returns a run's variables with the statistics that its weights make as they are.
+
+    Where steps round weights (``config.train.bits``), the running statistics are of several
+    precisions together, and suit none: of a ResNet-20 in 4 and 32 bits the full depth then erred by
+    11.3 %, with its own by 10.0 %. Of other runs, and where the configurations are no prefixes, so
+    that a norm sees several things anyway, they stay.
+
+    Args:
+      config: of the run.
+      model: Linen module.
+      ladder: of the run.
+      variables: {"params": ..., "batch_stats": ...} of the run, on the host; unchanged.
+      renew: such as a `Renewal` on the run's training images.
+    """
+    rounds = config.train.bits and variables.get("batch_stats") and ladder.has_prefixes_alone
+    return renew(model, variables) if rounds else variables
+
+
+def renewal(experiment: Experiment) -> Renewal:
+    """Returns what measures statistics on the training images of a run."""
+    return Renewal(experiment.task, experiment.train, seed=experiment.config.seed)
+
+
 def own_statistics(
     experiment: Experiment, variables: dict[str, Tree], skip_mask: SkipMask, steps: int = STEPS
 ) -> dict[str, Tree]:
@@ -131,7 +162,11 @@ def own_statistics(
         steps=steps,
         batch_size=config.train.batch_size,
     )
-    # On one device: a batch is normalised as a whole.
-    model = models.build(models.describe(experiment.model), dtype=jnp.dtype(config.model.dtype))
-    found = renew(model, variables, skip_mask)["batch_stats"]
+    found = renew(on_one_device(experiment), variables, skip_mask)["batch_stats"]
     return {unit: found[unit] for unit in experiment.units(single(skip_mask)) if unit in found}
+
+
+def on_one_device(experiment: Experiment) -> models.Network:
+    """Returns a run's network as one device has it: a batch is normalised as a whole."""
+    dtype = jnp.dtype(experiment.config.model.dtype)
+    return models.build(models.describe(experiment.model), dtype=dtype)

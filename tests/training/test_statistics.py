@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accordion_jax import data, tasks, training
-from accordion_jax.training.statistics import Renewal, own_statistics
+from accordion_jax.training.statistics import Renewal, own_statistics, unrounded_statistics
 from tests.networks import IMAGE_SHAPE, perturbed_variables, tiny_resnet
 from tests.training.test_loop import make
 
@@ -61,6 +61,18 @@ def test_the_same_seed_gives_the_same():
     jax.tree.map(np.testing.assert_array_equal, first, again)
     with pytest.raises(AssertionError):
         jax.tree.map(np.testing.assert_array_equal, first, other)
+
+
+@pytest.mark.parametrize("bits", [(), (4,), (4, 32)])
+@pytest.mark.parametrize("scheme", ["coml", "blockcoml"])
+def test_a_run_that_rounded_in_its_steps_gets_those_of_its_weights_as_they_are(bits, scheme):
+    experiment, renew = make(train__bits=bits, scheme=scheme), renewal(3)
+    parts = experiment.config, MODEL, experiment.ladder, VARIABLES
+    found = unrounded_statistics(*parts, renew)
+    if bits and scheme == "coml":
+        jax.tree.map(np.testing.assert_array_equal, found, renew(MODEL, VARIABLES))
+    else:
+        assert found is VARIABLES
 
 
 @pytest.fixture(scope="module")
