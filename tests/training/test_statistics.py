@@ -66,7 +66,8 @@ def test_the_same_seed_gives_the_same():
 @pytest.mark.parametrize("bits", [(), (4,), (4, 32)])
 @pytest.mark.parametrize("scheme", ["coml", "blockcoml"])
 def test_a_run_that_rounded_in_its_steps_gets_those_of_its_weights_as_they_are(bits, scheme):
-    experiment, renew = make(train__bits=bits, scheme=scheme), renewal(3)
+    sizes = {"model__arguments__stage_sizes": (2, 2)}
+    experiment, renew = make(train__bits=bits, scheme=scheme, **sizes), renewal(3)
     parts = experiment.config, MODEL, experiment.ladder, VARIABLES
     found = unrounded_statistics(*parts, renew)
     if bits and scheme == "coml":
