@@ -45,6 +45,17 @@ VARIANTS = {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE,
         "train.sparsity": 0.7,
+        "train.epochs": 3.0,
+        "optimizer.learning_rate": 0.05,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": 3.0,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC,
+    "sparse_rounded": {
+        "name": "resnet20_elastic",
+        "train.start_from": _BUNDLE,
+        "train.sparsity": 0.7,
         "train.bits": (4, 32),
         "train.epochs": 6.5,
         "policy.full_probability": 0.7,

@@ -193,6 +193,7 @@ def of_elastic(
     blocks: Sequence[str],
     recalibrate: Recalibrate,
     sparsity: float = 0.0,
+    rounded: bool = False,
 ) -> Iterator[Depths]:
     """Yields a network of any depth at each precision, and with refinements.
 
@@ -202,9 +203,14 @@ def of_elastic(
       blocks: units in the order in which they are sent.
       recalibrate: gives a network new statistics, as a bundle of few bits has them.
       sparsity: share of its blocks' weights that are zero; part of the rows' names.
+      rounded: whether it was trained with rounded weights; likewise.
     """
     renew = functools.partial(recalibrate, model)
-    which = f"Accordion pruned-{100 * sparsity:g}" if sparsity else "Accordion"
+    which = " ".join(
+        ["Accordion"]
+        + ([f"pruned-{100 * sparsity:g}"] if sparsity else [])
+        + (["rounded"] if rounded else [])
+    )
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
         name = f"{which} {'-'.join(map(str, steps))} bits"
         make = functools.partial(sending.by_depth, variables, steps, blocks, renew)

@@ -97,6 +97,7 @@ def main() -> None:
         found = rows.of_elastic(
             *(elastic.model, elastic.variables, blocks, _renewal(elastic)),
             sparsity=elastic.config.train.sparsity,
+            rounded=bool(elastic.config.train.bits),
         )
         for depths in filter(_wanted, found):
             _add(document, measure_depths(depths, masks, measured) | {"run": _ELASTIC.value})
