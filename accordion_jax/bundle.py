@@ -8,7 +8,8 @@ writes ``DIR/<model_id>/`` (see docs/bundle_format.md), and prints its id and si
 each block is sent in 4 bits first, and later in the bits that make 8 of them. In fewer than 8 bits
 batch norms have statistics of the rounded network, measured on training images. Each model that a
 device may run is measured on the run's test split, so that the data set must be there. With 32 the
-weights are sent as they are, and nothing is measured again.
+weights are sent as they are, and nothing is measured again but the statistics of a run that was
+trained for few bits (config.train.bits).
 
 A search that is interrupted goes on where it stopped: the same command measures no set twice. What
 it has is in a hidden file in DIR, which goes when the bundle is written.
@@ -57,7 +58,7 @@ from accordion_jax.training import (
     make_experiment,
 )
 from accordion_jax.training.kept_statistics import read_own
-from accordion_jax.training.statistics import renewal, unrounded_statistics
+from accordion_jax.training.statistics import as_measured, renewal
 
 _log = logging.getLogger("accordion_jax")
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
     bits = _bits()
     command.show_log(logging.INFO)
     table = LookupTable.read(_WORKDIR.value)
-    run = load_measured_run(_WORKDIR.value, table)
+    run = as_measured(load_measured_run(_WORKDIR.value, table))
     ladder = measured_ladder(run.ladder, table, run.model.block_names)
     own = read_own(_WORKDIR.value, run.variables, table.provenance)
     parts = bundle_parts(
@@ -191,14 +192,13 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
         "block_names": tuple(run.model.block_names),
         "bits": bits,
     }
-    wanted = min(bits) < MANY_BITS or run.config.train.bits
     # Where a ladder is none of prefixes, a norm sees several things.
-    if not wanted or not variables.get("batch_stats") or not ladder.has_prefixes_alone:
+    few, one_input = min(bits) < MANY_BITS, ladder.has_prefixes_alone
+    if not few or not variables.get("batch_stats") or not one_input:
         return Chains(fold_norms(variables), **how)
-    renew = renewal(make_experiment(run.config))
+    renew = functools.partial(renewal(make_experiment(run.config)), run.model)
     _log.info("measuring on training images what the norms see of rounded weights")
-    variables = unrounded_statistics(run.config, run.model, ladder, variables, renew)
-    return with_measured_norms(variables, functools.partial(renew, run.model), **how)
+    return with_measured_norms(variables, renew, **how)
 
 
 @contextlib.contextmanager

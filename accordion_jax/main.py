@@ -31,7 +31,7 @@ from accordion_jax.runs.folder import BusyError, check_path, held
 from accordion_jax.runs.reporting import ending
 from accordion_jax.system import command
 from accordion_jax.training import kept_statistics
-from accordion_jax.training.statistics import on_one_device, renewal, unrounded_statistics
+from accordion_jax.training.statistics import unrounded_statistics
 
 _log = logging.getLogger("accordion_jax")
 
@@ -196,11 +196,7 @@ def _sweep(
             run = training.load_run(workdir, "best")
             step, variables = run.step, data.replicate(run.variables)
         on_host = jax.tree.map(np.asarray, data.unreplicate(variables))
-        settled = unrounded_statistics(
-            *(config, on_one_device(each), each.ladder, on_host, renewal(each))
-        )
-        if settled is not on_host:
-            _log.info("measured on training images what the norms see of weights as they are")
+        if (settled := unrounded_statistics(each, on_host)) is not on_host:
             on_host, variables = settled, data.replicate(settled)
         _log.info("sweeping %d configurations on %s", len(ladder), config.sweep.split)
         counts = sweep(variables)

@@ -8,21 +8,25 @@ et al. 2019, arXiv:1812.08928, keep a set for each; Yu and Huang 2019, arXiv:190
 them after training, as here).
 """
 
+import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from accordion_jax import data, models, tasks
-from accordion_jax.depth import Ladder, SkipMask
-from accordion_jax.training.experiment import Experiment
+from accordion_jax.depth import SkipMask
+from accordion_jax.training.experiment import Experiment, make_experiment
 from accordion_jax.training.objective import single
 from accordion_jax.training.state import Tree
+from accordion_jax.training.trained import Run
 from accordion_jax.training.variants import compiler_options
+
+_log = logging.getLogger(__name__)
 
 # What is left of the old statistics is 0.9 to this power: two thousandths.
 STEPS = 60
@@ -110,29 +114,34 @@ class Renewal:
         return dict(updated["batch_stats"])
 
 
-def unrounded_statistics(
-    config: ml_collections.ConfigDict,
-    model: models.Network,
-    ladder: Ladder,
-    variables: dict[str, Tree],
-    renew: Callable[[models.Network, Mapping[str, Tree]], dict[str, Tree]],
-) -> dict[str, Tree]:
+def unrounded_statistics(experiment: Experiment, variables: dict[str, Tree]) -> dict[str, Tree]:
     """Returns a run's variables with the statistics that its weights make as they are.
 
     Where steps round weights (``config.train.bits``), the running statistics are of several
     precisions together, and suit none: of a ResNet-20 in 4 and 32 bits the full depth then erred by
-    11.3 %, with its own by 10.0 %. Of other runs, and where the configurations are no prefixes, so
+    11.3 %, with its own by 10.3 %. Of other runs, and where the configurations are no prefixes, so
     that a norm sees several things anyway, they stay.
 
     Args:
-      config: of the run.
-      model: Linen module.
-      ladder: of the run.
+      experiment: of the run.
       variables: {"params": ..., "batch_stats": ...} of the run, on the host; unchanged.
-      renew: such as a `Renewal` on the run's training images.
     """
-    rounds = config.train.bits and variables.get("batch_stats") and ladder.has_prefixes_alone
-    return renew(model, variables) if rounds else variables
+    rounds, ladder = experiment.config.train.bits, experiment.ladder
+    if not rounds or not variables.get("batch_stats") or not ladder.has_prefixes_alone:
+        return variables
+    _log.info("measuring on training images what the norms see of weights as they are")
+    return renewal(experiment)(on_one_device(experiment), variables)
+
+
+def as_measured(run: Run) -> Run:
+    """Returns a run with the statistics that its table was measured with.
+
+    Its training images are read only where these are not those that training left.
+    """
+    if not run.config.train.bits:
+        return run
+    variables = unrounded_statistics(make_experiment(run.config), run.variables)
+    return dataclasses.replace(run, variables=variables)
 
 
 def renewal(experiment: Experiment) -> Renewal:

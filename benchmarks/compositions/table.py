@@ -14,7 +14,6 @@ packages: with it, the plain network is coded by NNC (ISO/IEC 15938-17) too.
 Time on two CPU cores: an hour for ResNet-20 and sixteen rivals; a GPU needs five minutes.
 """
 
-import dataclasses
 import fnmatch
 import functools
 import logging
@@ -29,7 +28,7 @@ from absl import flags
 from accordion_jax import data, models, training
 from accordion_jax.system import command
 from accordion_jax.system.files import read_json, write_json, write_whole
-from accordion_jax.training.statistics import Renewal, unrounded_statistics
+from accordion_jax.training.statistics import Renewal, as_measured
 from benchmarks.compositions import early_exit, nnc, pictures, rows
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
@@ -60,7 +59,7 @@ def main() -> None:
     plain, elastic = (
         training.load_run(folder) if folder else None for folder in (_PLAIN.value, _ELASTIC.value)
     )
-    elastic = elastic and _settled(elastic)
+    elastic = elastic and as_measured(elastic)
     source = elastic or plain
     name = source.config.data.name if source else "cifar10"
     folder = (source.config.data.dir if source else "") or None
@@ -147,12 +146,6 @@ def added_to(before: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str
         "rows": sorted(found.values(), key=lambda row: not row["rival"]),
         "early_exit": document["early_exit"] or before.get("early_exit"),
     }
-
-
-def _settled(run: training.Run) -> training.Run:
-    """The run with the statistics that its weights make as they are."""
-    parts = run.config, run.model, run.ladder, run.variables
-    return dataclasses.replace(run, variables=unrounded_statistics(*parts, _renewal(run)))
 
 
 def _renewal(run: training.Run) -> Renewal:
