@@ -8,6 +8,7 @@ from accordion_jax.delivery.links.picture import check_that_pictures_can_be_draw
 from accordion_jax.system.files import replacing
 
 _MARKERS = "osD^vP*Xh<>"
+_COLOURS = (0, 1, 2, 3, 4, 5, 6, 8, 9)  # of Matplotlib's cycle, without its grey
 
 
 def draw(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
@@ -39,8 +40,11 @@ def draw(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
 
 def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
     families = list(dict.fromkeys(row["family"] for row in document["rows"]))
+    own = list(dict.fromkeys(row["family"] for row in document["rows"] if not row["rival"]))
     for number, family in enumerate(families):
-        colour = f"C{number % 10}"
+        colour = f"C{_COLOURS[number % len(_COLOURS)]}"
+        if family in own:  # greys, so that rivals have the colours
+            colour = str(0.7 * own.index(family) / len(own))
         label: str | None = family
         for row in document["rows"]:
             if row["family"] != family:
@@ -52,7 +56,7 @@ def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
                 errors,
                 color=colour,
                 marker=_MARKERS[number % len(_MARKERS)],
-                ms=5,
+                ms=5 if row["rival"] else 3,
                 lw=1.0,
                 ls="-" if row["rival"] else "--",
                 alpha=0.85,

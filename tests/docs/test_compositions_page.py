@@ -7,7 +7,11 @@ import pytest
 from tests.commands import ROOT
 
 PAGE = (ROOT / "docs" / "compositions.md").read_text(encoding="utf-8")
-MAIN = ("Accordion 4-8 bits", "Accordion pruned-70 4-8 bits")
+MAIN = (
+    "Accordion 4-8 bits",
+    "Accordion pruned-70 4-8 bits",
+    "Accordion pruned-70 rounded 4-8 bits",
+)
 KEPT = json.loads((ROOT / "results" / "compositions" / "compositions.json").read_text())
 
 
@@ -43,7 +47,11 @@ def test_the_main_table_is_the_kept_one():
 
 @pytest.mark.parametrize(
     ("which", "first_cell", "count"),
-    [("Accordion", "bits", 9), ("Accordion pruned-70", "bits, 70 % zeros", 4)],
+    [
+        ("Accordion", "bits", 9),
+        ("Accordion pruned-70", "bits, 70 % zeros", 4),
+        ("Accordion pruned-70 rounded", "bits, 70 % zeros, rounded", 7),
+    ],
 )
 def test_the_tables_of_precisions_are_the_kept_one(which, first_cell, count):
     wanted = []
