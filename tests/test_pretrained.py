@@ -68,12 +68,12 @@ def test_it_is_served_fetched_and_run_with_no_data_and_no_training(run_command, 
             *(url, f"--cache={tmp_path / 'cache'}", f"--predict={tmp_path / 'images.npy'}"),
         )
     assert ended.returncode == 0, ended.stderr
-    assert "coml-9.8: 9 of 9 blocks, 8 bits, 100 % of the bytes" in ended.stdout
-    assert "predictions  2 by coml-9.8" in ended.stdout
+    assert "coml-9.6: 9 of 9 blocks, 6 bits, 100 % of the bytes" in ended.stdout
+    assert "predictions  2 by coml-9.6" in ended.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coml-6.4-8.1", "coml-9.8"])
+@pytest.mark.parametrize("name", ["coml-6.4-6.1", "coml-9.6"])
 def test_its_error_on_the_real_test_images_is_what_it_says(manifest, name):
     if not list((pathlib.Path(REAL_DIR) / "cifar10").glob("*/dataset_info.json")):
         pytest.skip(f"cifar10 is not prepared in {REAL_DIR}")
