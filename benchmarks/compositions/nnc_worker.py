@@ -1,8 +1,8 @@
 """Codes arrays with NNC (ISO/IEC 15938-17) and decodes them again, in a Python that has `nncodec`.
 
-Run by `nnc`, as a file: it imports nothing of this project. ``nncodec`` needs NumPy 1, and imports
-for its applications (image folders, video, metrics) packages that do not load beside every PyTorch:
-they are stood in for, since coding does not use them.
+Run by `nnc`, as a file: it imports nothing of this project. ``nncodec`` wants PyTorch, pandas and
+h5py, and imports for its applications (image folders, video, metrics) packages that do not load
+beside every PyTorch: they are stood in for, since coding does not use them.
 
     python nnc_worker.py ARRAYS.safetensors FOLDER QP [QP ...]
 """
