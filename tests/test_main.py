@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 
 from accordion_jax import training
+from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
+from accordion_jax.delivery.bundle.variables import load_variables
 from accordion_jax.depth import LookupTable
 from accordion_jax.runs.reporting import End, read_end
-from tests.commands import ROOT, command_environment
+from accordion_jax.training.statistics import as_measured
+from tests.commands import ROOT, call_main, command_environment
 
 pytestmark = pytest.mark.slow
 
@@ -374,6 +377,17 @@ def test_a_run_goes_on_from_a_bundle(tmp_path, cache):
     # What it has learnt is not lost by folding, rounding and unfolding.
     full = [LookupTable.read(each).rows[-1].top1_error for each in (run, finer)]
     assert full[1] <= full[0] + 0.1
+    # Sent as its weights are, it has the statistics that its table was measured with.
+    trained = training.load_run(finer)
+    call_main("bundle", f"--workdir={finer}", f"--out={tmp_path / 'whole'}", "--bits=32")
+    (whole,) = (tmp_path / "whole").iterdir()
+    sent = load_variables(
+        read_manifest(whole), lambda sha256: segment_path(whole, sha256).read_bytes()
+    )
+    wanted = as_measured(trained).variables["batch_stats"]
+    jax.tree.map(np.testing.assert_array_equal, sent["batch_stats"], wanted)
+    left = trained.variables["batch_stats"]
+    assert np.any(sent["batch_stats"]["stem"]["norm"]["var"] != left["stem"]["norm"]["var"])
     # Cut short, it is refused in a line.
     segment = next((bundle / "segments").iterdir())
     segment.write_bytes(segment.read_bytes()[:-1])

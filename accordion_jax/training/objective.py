@@ -341,7 +341,7 @@ def make_objective(
             outside=outside,
             distillation=float(distillation),
             temperature=float(temperature),
-            balanced=bool(balanced) and len(depths) > 1,
+            balanced=bool(balanced),
         )
 
     return objective

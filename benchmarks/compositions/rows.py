@@ -29,8 +29,8 @@ CALIBRATED_FORMS = (
     Factored("spatial", 0.5),
     Factored("channel", 0.5),
 )
-ACCORDION_BITS = (32, 16, 8, 6, 5, 4, 3)
-ACCORDION_STEPS = ((3, 8), (4, 6), (4, 8), (5, 8))
+ACCORDION_BITS = (32, 16, 8, 6, 5, 4)
+ACCORDION_STEPS = ((4, 6), (4, 8), (5, 8))
 
 
 @dataclasses.dataclass(frozen=True)
