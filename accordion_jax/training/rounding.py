@@ -21,7 +21,7 @@ MOST_ROUNDED = 8
 # Scales that are tried for a channel: from a half octave above the one that clips nothing to two
 # and a half below it, eight an octave. A bundle tries sixteen an octave: on the kernels of a
 # ResNet-20 that takes twice as long, and the squared error at 4 bits is 0.7 % smaller.
-_TRIED = tuple(2.0 ** (-k / 8) for k in range(-4, 20))
+SCALES_TRIED = tuple(2.0 ** (-k / 8) for k in range(-4, 20))
 
 
 def rounded(kernel: jax.Array, bits: int) -> jax.Array:
@@ -44,7 +44,7 @@ def _nearest(weights: jax.Array, levels: int) -> jax.Array:
     half = (levels - 1) / 2
     largest = jnp.max(jnp.abs(weights))
     # A channel of zeros stays one, whatever its scale is.
-    tried = jnp.asarray(_TRIED, weights.dtype) * (jnp.where(largest > 0, largest, 1.0) / half)
+    tried = jnp.asarray(SCALES_TRIED, weights.dtype) * (jnp.where(largest > 0, largest, 1.0) / half)
 
     def at(scale: jax.Array) -> jax.Array:
         return (jnp.clip(jnp.round(weights / scale + half), 0, levels - 1) - half) * scale

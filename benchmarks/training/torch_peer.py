@@ -11,8 +11,10 @@ momentum alone, as our step does.
 """
 
 import contextlib
+import functools
+import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,11 +52,15 @@ class ResNet(nn.Module):
     """ResNet-(6n+2) of which any block can be skipped; see `accordion_jax.models.resnet`."""
 
     def __init__(
-        self, num_classes: int, stage_sizes: Sequence[int], channels: Sequence[int] = (16, 32, 64)
+        self,
+        num_classes: int,
+        stage_sizes: Sequence[int],
+        channels: Sequence[int] = (16, 32, 64),
+        colours: int = 3,
     ):
         super().__init__()
         self.channels = tuple(channels)
-        self.stem = Layer(3, channels[0])
+        self.stem = Layer(colours, channels[0])
         self.stage_of = [stage for stage, size in enumerate(stage_sizes) for _ in range(size)]
         self.blocks = nn.ModuleList(Block(channels[stage]) for stage in self.stage_of)
         self.head = nn.Linear(channels[-1], num_classes)
@@ -87,43 +93,68 @@ class ResNet(nn.Module):
 
     def load_ours(self, variables: Mapping[str, Any]) -> None:
         """Takes over {"params": ..., "batch_stats": ...} of `accordion_jax.models.ResNet`."""
-        params, stats = variables["params"], variables["batch_stats"]
-
-        def take(layer: Any, unit: str, conv: str, norm: str) -> None:
-            for tensor, array in (
-                (layer[0].weight, np.transpose(params[unit][conv]["kernel"], (3, 2, 0, 1))),
-                (layer[1].weight, params[unit][norm]["scale"]),
-                (layer[1].bias, params[unit][norm]["bias"]),
-                (layer[1].running_mean, stats[unit][norm]["mean"]),
-                (layer[1].running_var, stats[unit][norm]["var"]),
-            ):
-                tensor.copy_(torch.tensor(np.asarray(array)))
-
         with torch.no_grad():
-            take(self.stem, "stem", "conv", "norm")
-            names = sorted(name for name in params if name.startswith("stage"))
-            for name, block in zip(names, self.blocks, strict=True):
-                take(block.layer1, name, "conv1", "norm1")
-                take(block.layer2, name, "conv2", "norm2")
-            self.head.weight.copy_(torch.tensor(np.asarray(params["head"]["kernel"]).T))
-            self.head.bias.copy_(torch.tensor(np.asarray(params["head"]["bias"])))
+            for tensor, collection, path, axes in self._correspondence():
+                array = functools.reduce(operator.getitem, path, variables[collection])
+                tensor.copy_(torch.tensor(np.transpose(np.asarray(array), axes)))
+
+    def as_ours(self) -> dict[str, Any]:
+        """Returns what `load_ours` takes, NumPy arrays: its inverse."""
+        ours: dict[str, Any] = {"params": {}, "batch_stats": {}}
+        for tensor, collection, path, axes in self._correspondence():
+            array = tensor.detach().float().cpu().numpy()
+            below = ours[collection]
+            for name in path[:-1]:
+                below = below.setdefault(name, {})
+            below[path[-1]] = np.array(array.transpose(np.argsort(axes)), order="C")
+        return ours
+
+    def kernels(self) -> dict[str, list[torch.Tensor]]:
+        """Returns the kernels of each of our units, by its name; convolutions' and the head's."""
+        found: dict[str, list[torch.Tensor]] = {}
+        for tensor, _, path, _ in self._correspondence():
+            if path[-1] == "kernel":
+                found.setdefault(path[0], []).append(tensor)
+        return found
+
+    def _correspondence(self) -> Iterator[tuple[torch.Tensor, str, tuple[str, ...], list[int]]]:
+        """Each tensor, the collection and the path of our array, and its axes as they lie here."""
+        layers = [(self.stem, "stem", "conv", "norm")]
+        stages = [f"stage{stage + 1}" for stage in self.stage_of]
+        for i, block in enumerate(self.blocks):
+            unit = f"{stages[i]}_block{stages[:i].count(stages[i]) + 1:02d}"
+            for number, layer in enumerate((block.layer1, block.layer2), 1):
+                layers.append((layer, unit, f"conv{number}", f"norm{number}"))
+        for layer, unit, conv, norm in layers:
+            yield layer[0].weight, "params", (unit, conv, "kernel"), [3, 2, 0, 1]
+            yield layer[1].weight, "params", (unit, norm, "scale"), [0]
+            yield layer[1].bias, "params", (unit, norm, "bias"), [0]
+            yield layer[1].running_mean, "batch_stats", (unit, norm, "mean"), [0]
+            yield layer[1].running_var, "batch_stats", (unit, norm, "var"), [0]
+        yield self.head.weight, "params", ("head", "kernel"), [1, 0]
+        yield self.head.bias, "params", ("head", "bias"), [0]
 
 
 def crop_and_flip(
-    padded: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, flips: torch.Tensor
+    padded: torch.Tensor,
+    rows: torch.Tensor,
+    offsets: torch.Tensor,
+    flips: torch.Tensor,
+    pad: int = work.PAD,
 ) -> torch.Tensor:
     """Returns crops of rows of a padded data set, some mirrored, in one gather.
 
     Args:
-      padded: [examples, height + 2 work.PAD, width + 2 work.PAD, colours] uint8.
+      padded: [examples, height + 2 pad, width + 2 pad, colours] uint8.
       rows: [batch] int64, which examples.
       offsets: [batch, 2] int64, corner of the crop.
       flips: [batch] bool.
+      pad: pixels on every side.
 
     Returns:
       [batch, colours, height, width] uint8, channels-last.
     """
-    height, width, _ = work.IMAGE_SHAPE
+    height, width = padded.shape[1] - 2 * pad, padded.shape[2] - 2 * pad
     down = offsets[:, :1] + torch.arange(height, device=padded.device)
     across = torch.arange(width, device=padded.device).expand(len(rows), width)
     across = torch.where(flips[:, None], width - 1 - across, across) + offsets[:, 1:]

@@ -1,0 +1,195 @@
+"""PyTorch trains a run as ours does, and leaves what the rest of the project reads."""
+
+import contextlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip install torch")
+
+from accordion_jax import training  # noqa: E402
+from accordion_jax.runs.config import default_config  # noqa: E402
+from accordion_jax.runs.folder import CHECKPOINTS  # noqa: E402
+from accordion_jax.training import rounding  # noqa: E402
+from accordion_jax.training.checkpoints import Checkpoints  # noqa: E402
+from accordion_jax.training.loss import weighted_loss  # noqa: E402
+from accordion_jax.training.pruning import keep_zeros  # noqa: E402
+from benchmarks.training import torch_train  # noqa: E402
+from benchmarks.training.torch_peer import ResNet  # noqa: E402
+from tests.commands import ROOT, command_environment  # noqa: E402
+
+
+def experiment_of(**fields):
+    config = default_config()
+    config.update_from_flattened_dict(
+        {
+            "data.name": "digits",
+            "model.arguments.stage_sizes": (1, 1, 1),
+            "train.batch_size": 64,
+            "train.epochs": 3.0,
+            "objective.name": "expected",
+            "optimizer.learning_rate": 0.05,
+        }
+        | fields
+    )
+    return training.make_experiment(config)
+
+
+def trainer_of(experiment):
+    return torch_train.Trainer(experiment, "float32", compiled=False)
+
+
+def leave_run(workdir):
+    """A run of no steps."""
+    experiment = experiment_of()
+    training.claim_workdir(workdir, experiment, write=True)
+    with contextlib.closing(Checkpoints(workdir / CHECKPOINTS)) as checkpoints:
+        checkpoints.save(0, jax.device_get(experiment.init()))
+
+
+def train(workdir, *more):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.training.torch_train"),
+            *("--config=configs/quickstart.py", f"--workdir={workdir}", "--notorch_compile"),
+            *("--config.objective.name=expected", "--config.train.epochs=2", *more),
+        ],
+        cwd=ROOT,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_weights_come_back_as_they_were():
+    variables = jax.device_get(experiment_of().init().variables)
+    model = ResNet(10, (1, 1, 1), colours=1)
+    model.load_ours(variables)
+    jax.tree.map(np.testing.assert_array_equal, variables, model.as_ours())
+
+
+def test_the_loss_of_a_distilled_draw_is_ours():
+    experiment = experiment_of(**{"objective.distillation": 0.3, "objective.temperature": 3.0})
+    drawn, rng = experiment.draw(0), np.random.default_rng(0)
+    assert drawn.taught
+    logits = rng.normal(size=(4, 7, 10)).astype(np.float32)
+    labels = rng.integers(0, 10, 7).astype(np.int32)
+    depths = [mask.count(False) for mask in drawn.skip_masks]
+    wanted, _ = weighted_loss(drawn, experiment.task, jnp.asarray(logits[depths]), labels)
+    found = torch_train.loss_of(drawn, torch.tensor(logits), torch.tensor(labels).long())
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_kernels_are_rounded_as_ours(bits):
+    kernel = np.random.default_rng(bits).normal(size=(3, 3, 4, 5)).astype(np.float32)
+    kernel[..., 2] = 0
+    found = torch_train.rounded(torch.tensor(kernel.transpose(3, 2, 0, 1)), bits)
+    wanted = rounding.rounded(jnp.asarray(kernel), bits)
+    np.testing.assert_allclose(found.numpy().transpose(2, 3, 1, 0), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [(), (4,)])
+def test_a_step_moves_the_weights_as_ours(bits, tmp_path):
+    leave_run(tmp_path)
+    experiment = experiment_of(
+        **{"train.start_from": str(tmp_path), "train.sparsity": 0.5, "train.bits": bits}
+    )
+    trainer, drawn = trainer_of(experiment), experiment.draw(0)
+    images, labels = experiment.train.inputs[:64], experiment.train.targets[:64]
+    begun = jax.device_get(experiment.init())
+
+    def loss(params):
+        outputs, _ = experiment.model.apply(
+            {
+                "params": rounding.round_units(params, bits or (32,), jax.random.key(0)),
+                "batch_stats": begun.batch_stats,
+            },
+            experiment.task.prepare(images),
+            skip_masks=drawn.skip_masks,
+            train=True,
+            mutable=["batch_stats"],
+            method="truncations",
+        )
+        return weighted_loss(drawn, experiment.task, outputs, labels)[0]
+
+    def descended(unit, old, gradients):
+        direction, _ = experiment.optimizer.update(gradients, begun.opt_state[unit], old)
+        new = jax.tree.map(lambda p, d: p - experiment.learning_rate(0) * d, old, direction)
+        return keep_zeros(old, new) if unit in experiment.model.block_names else new
+
+    gradients = jax.grad(loss)(begun.params)
+    wanted = {unit: descended(unit, old, gradients[unit]) for unit, old in begun.params.items()}
+    trainer.update(
+        torch.tensor(images).permute(0, 3, 1, 2),
+        torch.tensor(labels).long(),
+        0,
+        (bits or (32,)) * len(trainer.kernels),
+    )
+    found = trainer.state().params
+    moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), begun.params, found)
+    assert min(jax.tree.leaves(moved)) > 1e-6
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-5),
+        wanted,
+        found,
+    )
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
+    experiment, kept = experiment_of(**{"train.bits": (4, 32)}), tmp_path / "kept"
+    whole = trainer_of(experiment)
+    for epoch in range(3):
+        list(whole.epoch(epoch))
+        if epoch == 1:
+            whole.save(kept, 2)
+    later = trainer_of(experiment)
+    assert later.restore(kept) == 2
+    list(later.epoch(2))
+    jax.tree.map(np.testing.assert_array_equal, whole.state(), later.state())
+
+
+@pytest.mark.slow
+def test_the_rest_of_the_project_reads_the_run(tmp_path):
+    done = train(tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = training.load_run(tmp_path)
+    assert run.step == 2 * (1437 // 64)
+    swept = subprocess.run(
+        [
+            *(sys.executable, "-m", "accordion_jax.main", "--config=configs/quickstart.py"),
+            *(f"--workdir={tmp_path}", "--config.objective.name=expected"),
+            "--config.train.epochs=2",
+        ],
+        cwd=ROOT,
+        env=command_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert swept.returncode == 0, swept.stderr
+    assert (tmp_path / "lookup_table.json").exists()
+    again = train(tmp_path)
+    assert again.returncode == 1
+    assert "has a checkpoint already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"optimizer.name": "adamw"}, "config.optimizer.name='adamw'"),
+        ({"objective.name": "minimax"}, "config.objective.name='minimax'"),
+        ({"objective.balanced": True}, "config.objective.balanced=True"),
+        (
+            {"scheme": "blockcoml", "model.arguments.stage_sizes": (2, 2, 2)},
+            "config.scheme='blockcoml'",
+        ),
+    ],
+)
+def test_what_it_would_train_otherwise_is_refused(fields, named):
+    with pytest.raises(ValueError, match="is not trained here") as refused:
+        torch_train.check(experiment_of(**fields))
+    assert named in str(refused.value)
