@@ -19,7 +19,7 @@ import contextlib
 import io
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -61,13 +61,14 @@ def check(experiment: training.Experiment) -> None:
       ValueError: names the field.
     """
     config, drawn = experiment.config, experiment.draw(0)
-    bundle = pathlib.Path(config.train.start_from) / MANIFEST_NAME
+    sources = {name: config.train[name] for name in ("start_from", "teacher")}
     refused = {
-        f"config.train.start_from={config.train.start_from!r}": bundle.is_file(),
+        f"config.train.{name}={source!r}": (pathlib.Path(source) / MANIFEST_NAME).is_file()
+        for name, source in sources.items()
+    } | {
         f"config.data.name={config.data.name!r}": experiment.task.kind != "images",
         f"config.model.family={config.model.family!r}": config.model.family != "resnet",
         f"config.optimizer.name={config.optimizer.name!r}": config.optimizer.name != "sgd",
-        f"config.train.teacher={config.train.teacher!r}": bool(config.train.teacher),
         f"config.objective.name={config.objective.name!r}": drawn.adaptation is not None,
         "config.objective.balanced=True": drawn.balanced,
         f"config.scheme={config.scheme!r}": not all(map(_is_prefix, drawn.skip_masks)),
@@ -76,8 +77,8 @@ def check(experiment: training.Experiment) -> None:
         if wrong:
             raise ValueError(
                 f"{field} is not trained here: the peer has images, ResNets that skip blocks from "
-                "the end on, SGD, losses of fixed weights, and begins with runs, not with bundles; "
-                "use accordion_jax.main"
+                "the end on, SGD, losses of fixed weights, and begins with and learns from "
+                "runs, not bundles; use accordion_jax.main"
             )
 
 
@@ -86,19 +87,24 @@ def _is_prefix(mask: SkipMask) -> bool:
     return list(mask) == sorted(mask)
 
 
-def loss_of(drawn: Draw, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def loss_of(
+    drawn: Draw, logits: torch.Tensor, labels: torch.Tensor, soft: torch.Tensor | None = None
+) -> torch.Tensor:
     """Returns the loss of a draw, as `training.loss.weighted_loss`.
 
     Args:
       drawn: of masks that are prefixes.
       logits: [kept blocks + 1, batch, classes], after each block, first of the base alone.
       labels: [batch] int64.
+      soft: [batch, classes], answers of the teacher, where that is another network.
     """
     outputs = [logits[mask.count(False)] for mask in drawn.skip_masks]
     losses = [F.cross_entropy(each, labels) for each in outputs]
     if drawn.teacher is not None:
+        soft = outputs[drawn.teacher].detach()
+    if soft is not None:
         share, heat = drawn.distillation, drawn.temperature
-        soft = F.log_softmax(outputs[drawn.teacher].detach() / heat, dim=-1)
+        soft = F.log_softmax(soft / heat, dim=-1)
         for i in drawn.taught:
             cool = F.log_softmax(outputs[i] / heat, dim=-1)
             apart = F.kl_div(cool, soft, reduction="batchmean", log_target=True)
@@ -142,15 +148,13 @@ class Trainer:
         self.experiment, self.begun = experiment, jax.device_get(experiment.init())
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.precision = precision
-        # Any, since `check` has seen that they have more than networks and tasks have.
-        task: Any = experiment.task
-        network: Any = experiment.model
-        model: Any = ResNet(
-            *(network.num_classes, network.stage_sizes, network.channels, task.shape[-1])
-        )
-        model.load_ours(self.begun.variables)
-        self.model: Any = model.to(self.device, memory_format=torch.channels_last)
+        task: Any = experiment.task  # `check` has seen that it is of images
+        self.model = self._network(experiment.model, self.begun.variables)
         self.forward: Any = torch.compile(self.model) if compiled else self.model
+        teacher = experiment.teacher
+        self.teacher: Any = None
+        if teacher is not None:
+            self.teacher = self._network(teacher.model, teacher.variables).eval()
         fields = experiment.config.optimizer
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -205,11 +209,15 @@ class Trainer:
         drawn = self.experiment.draw(step)
         for group in self.optimizer.param_groups:
             group["lr"] = float(self.experiment.learning_rate(np.float32(step)))
+        x = (images.float() / 255 - self.mean) / self.std
+        soft = None
+        if self.teacher is not None:
+            with torch.no_grad(), self._precision():
+                soft = self.teacher(x, (False,) * len(self.teacher.blocks)).float()
         with self._rounded(bits):
             with self._precision():
-                x = (images.float() / 255 - self.mean) / self.std
                 logits = self.forward(x, drawn.skip_mask, truncations=True)
-            loss = loss_of(drawn, logits.float(), labels)
+            loss = loss_of(drawn, logits.float(), labels, soft)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.optimizer.step()
@@ -240,6 +248,13 @@ class Trainer:
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
         return kept["epochs"]
+
+    def _network(self, network: Any, variables: Mapping[str, Any]) -> Any:
+        """A network of ours with its variables, on the device."""
+        colours = self.experiment.task.inputs.shape[-1]
+        made: Any = ResNet(network.num_classes, network.stage_sizes, network.channels, colours)
+        made.load_ours(variables)
+        return made.to(self.device, memory_format=torch.channels_last)
 
     @contextlib.contextmanager
     def _rounded(self, bits: Sequence[int]) -> Iterator[None]:

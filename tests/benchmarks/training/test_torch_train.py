@@ -84,6 +84,35 @@ def test_the_loss_of_a_distilled_draw_is_ours():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+def test_another_network_teaches_as_it_does_ours(tmp_path):
+    leave_run(tmp_path)
+    experiment = experiment_of(
+        **{
+            "train.teacher": str(tmp_path),
+            "objective.distillation": 0.9,
+            "objective.temperature": 4.0,
+            "seed": 1,
+        }
+    )
+    trainer, drawn = trainer_of(experiment), experiment.draw(0)
+    images, labels = experiment.train.inputs[:64], experiment.train.targets[:64]
+    x = experiment.task.prepare(images)
+    outputs, _ = experiment.model.apply(
+        jax.device_get(experiment.init()).variables,
+        x,
+        skip_masks=drawn.skip_masks,
+        train=True,
+        mutable=["batch_stats"],
+        method="truncations",
+    )
+    soft = experiment.teacher.answers(experiment.teacher.variables, x)
+    wanted, _ = weighted_loss(drawn, experiment.task, outputs, labels, soft=soft)
+    found = trainer.update(
+        torch.tensor(images).permute(0, 3, 1, 2), torch.tensor(labels).long(), 0, (32,) * 5
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_kernels_are_rounded_as_ours(bits):
     kernel = np.random.default_rng(bits).normal(size=(3, 3, 4, 5)).astype(np.float32)
