@@ -68,6 +68,19 @@ VARIANTS = {
         "run.checkpoint_every_epochs": 1.0,
     }
     | _ELASTIC,
+    "from_plain": {
+        "name": "resnet20_elastic",
+        "train.start_from": "runs/resnet20_plain_seed0",
+        "train.sparsity": 0.7,
+        "train.bits": (4, 32),
+        "train.epochs": 16.0,
+        "policy.full_probability": 0.75,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": 16.0,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
     "plain_again": {
         "name": "resnet20_plain",
