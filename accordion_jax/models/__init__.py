@@ -20,7 +20,9 @@ def describe(model: Network) -> dict[str, Any]:
     """Returns what `build` needs to make the same network again, as JSON-able values."""
     family = next(name for name, cls in FAMILIES.items() if type(model) is cls)
     arguments = {name: getattr(model, name) for name in fields_of(type(model))}
-    return {"family": family, "arguments": {k: _jsonable(v) for k, v in arguments.items()}}
+    # An option that is off is not said: whoever does not know it yet can build the network.
+    said = {name: _jsonable(value) for name, value in arguments.items() if value is not False}
+    return {"family": family, "arguments": said}
 
 
 def build(description: Mapping[str, Any], **abilities: Any) -> Network:

@@ -8,16 +8,20 @@ skipped, and every block costs the same.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from accordion_jax.depth import SkipMask
 from accordion_jax.models import prefixes
 from accordion_jax.models.norm import BatchNorm, relu
+
+# Features, and the index of the block that they come from.
+Reached = tuple[jax.Array, int]
 
 _conv = functools.partial(
     nn.Conv,
@@ -49,11 +53,16 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """A basic residual learning structure: two 3x3 convolutions with batch norm, and a shortcut."""
+    """A basic residual learning structure: two 3x3 convolutions with batch norm, and a shortcut.
+
+    With `classes`, it also holds the head of the configurations that end with it, which the network
+    applies.
+    """
 
     channels: int
     dtype: Any
     axis_name: str | None
+    classes: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -61,7 +70,10 @@ class Block(nn.Module):
         y = _conv(self.channels, dtype=self.dtype, name="conv1")(x)
         y = relu(BatchNorm(self.axis_name, name="norm1")(y, train))
         y = _conv(self.channels, dtype=self.dtype, name="conv2")(y)
-        return relu(BatchNorm(self.axis_name, name="norm2")(y, train) + x)
+        y = relu(BatchNorm(self.axis_name, name="norm2")(y, train) + x)
+        if self.classes and self.is_initializing():
+            nn.Dense(self.classes, dtype=self.dtype, name="head")(_pool(y))
+        return y
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -92,6 +104,10 @@ class ResNet(nn.Module):
       num_classes: width of the head.
       stage_sizes: blocks a stage: (18, 18, 18) is ResNet-110, (9, 9, 9) is ResNet-56.
       channels: of each stage.
+      own_heads: whether each block holds a head of its own, from as many channels as it has: that
+        of the configurations whose last block it is. ``head`` is then that of the base alone. As
+        one for all depths, it asks of the first blocks that what they find be of use to it, which
+        the last ones pay for.
       dtype: of the computation; parameters and running statistics are float32.
       axis_name: of the mapped axis over which batch norm averages in training; None normalises with
         each device's own shard.
@@ -105,6 +121,7 @@ class ResNet(nn.Module):
     num_classes: int
     stage_sizes: tuple[int, ...] = (18, 18, 18)
     channels: tuple[int, ...] = (16, 32, 64)
+    own_heads: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
     scan_stages: bool = False
@@ -141,6 +158,8 @@ class ResNet(nn.Module):
                 f"num_classes={self.num_classes!r} must be a whole number from 1 to "
                 f"{_MOST_CHANNELS}"
             )
+        if type(self.own_heads) is not bool:
+            raise ValueError(f"own_heads={self.own_heads!r} must be True or False")
         if len(self.channels) != len(self.stage_sizes):
             raise ValueError(
                 f"channels={self.channels} must have one entry a stage; "
@@ -157,7 +176,7 @@ class ResNet(nn.Module):
         """Makes the modules; each is one sub-tree of the parameters."""
         self.stem = Stem(self.channels[0], self.dtype, self.axis_name)
         for name, stage in zip(self.block_names, self._stage_of_blocks, strict=True):
-            setattr(self, name, Block(self.channels[stage], self.dtype, self.axis_name))
+            setattr(self, name, self._block(self.channels[stage]))
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def __call__(
@@ -215,20 +234,24 @@ class ResNet(nn.Module):
                 f"height and width divisible by {halvings}, one halving between stages"
             )
 
-        def between(i: int, x: jax.Array) -> jax.Array:
-            return x if stages[i] == (stages[i - 1] if i else 0) else _halve(x, channels[stages[i]])
+        # What is walked is the features, and the block that they come from; -1 is the stem.
+        def between(i: int, reached: Reached) -> Reached:
+            x, last = reached
+            if stages[i] == (stages[i - 1] if i else 0):
+                return x, last
+            return _halve(x, channels[stages[i]]), last
 
         channels = self.channels
         # The initial parameters are made block by block: they are the same with and without scan.
         scan = self.scan_stages and not self.is_initializing()
         return prefixes.walk(
             skip_masks,
-            self.stem(images.astype(self.dtype), train),
+            (self.stem(images.astype(self.dtype), train), -1),
             before=between,
-            block=lambda i, x: self._run_block(i, x, train),
-            pool=_pool,
-            read_out=self._read_out,
-            loop=(lambda run, x, read: self._run_stage(run, x, train, read)) if scan else None,
+            block=lambda i, reached: (self._run_block(i, reached[0], train), i),
+            pool=lambda reached: (_pool(reached[0]), reached[1]),
+            read_out=lambda pooled: self._read_out(*pooled),
+            loop=(lambda run, x, read: self._run_stage(run, x[0], train, read)) if scan else None,
             stages=stages,
         )
 
@@ -264,12 +287,15 @@ class ResNet(nn.Module):
         return x
 
     def _unbound(self, i: int) -> Block:
-        channels = self.channels[self._stage_of_blocks[i]]
-        return Block(channels, self.dtype, self.axis_name, parent=None)
+        return self._block(self.channels[self._stage_of_blocks[i]], parent=None)
+
+    def _block(self, channels: int, **where: Any) -> Block:
+        classes = self.num_classes if self.own_heads else 0
+        return Block(channels, self.dtype, self.axis_name, classes, **where)
 
     def _run_stage(
         self, blocks: Sequence[int], x: jax.Array, train: bool, read: tuple[int, ...]
-    ) -> tuple[jax.Array, list[jax.Array]]:
+    ) -> tuple[Reached, list[Reached]]:
         """Returns the features after the last of these blocks, and pooled ones after some others.
 
         Args:
@@ -279,7 +305,8 @@ class ResNet(nn.Module):
           read: after which of the blocks, from 0, pooled features are wanted.
 
         Returns:
-          An array of the shape of `x`; and [batch, channels] float32, one an entry of `read`.
+          An array of the shape of `x`; and [batch, channels] float32, one an entry of `read`; each
+          with its block.
         """
         units = [getattr(self, self.block_names[i]) for i in blocks]
         block = self._unbound(blocks[0])
@@ -295,16 +322,49 @@ class ResNet(nn.Module):
         for i, unit in enumerate(units):
             one = functools.partial(jax.lax.index_in_dim, index=i, keepdims=False)
             _put_statistics(unit, jax.tree.map(one, statistics))
-        return x, [pooled[n] for n in read]
+        return (x, blocks[-1]), [(pooled[n], blocks[n]) for n in read]
 
-    def _read_out(self, pooled: jax.Array) -> jax.Array:
-        """Logits of a mean over the map of any stage.
+    def _read_out(self, pooled: jax.Array, last: int) -> jax.Array:
+        """Logits of a mean over the map of any stage, after a block; -1 is the stem.
 
         Average pooling again and again, then over the whole map, is one mean over the map: so the
         remaining transitions are the padding of channels alone.
         """
-        missing = self.channels[-1] - pooled.shape[-1]
-        return self.head(jnp.pad(pooled, ((0, 0), (0, missing)))).astype(jnp.float32)
+        if not self.own_heads:
+            missing = self.channels[-1] - pooled.shape[-1]
+            return self.head(jnp.pad(pooled, ((0, 0), (0, missing)))).astype(jnp.float32)
+        if last < 0 or self.is_initializing():
+            logits = self.head(pooled[:, : self.channels[0]])
+        else:
+            held = getattr(self, self.block_names[last]).variables["params"]["head"]
+            head = nn.Dense(self.num_classes, dtype=self.dtype, parent=None)
+            logits = head.apply({"params": held}, pooled)
+        return logits.astype(jnp.float32)
+
+    def adopt(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the variables of a network that may lack own heads, as this one has them.
+
+        What one head makes of the first channels is what own ones begin with: the same answers.
+
+        Args:
+          variables: {"params": ..., "batch_stats": ...}; unchanged.
+        """
+        params = dict(variables["params"])
+        one, units = params.get("head", {}), self.block_names
+        if (
+            not self.own_heads
+            or not all(isinstance(params.get(unit), Mapping) for unit in units)
+            or any("head" in params[unit] for unit in units)
+            or np.shape(one.get("kernel")) != (self.channels[-1], self.num_classes)
+        ):
+            return dict(variables)
+
+        def cut(channels: int) -> dict[str, Any]:
+            return {**one, "kernel": np.asarray(one["kernel"])[:channels]}
+
+        for unit, stage in zip(units, self._stage_of_blocks, strict=True):
+            params[unit] = {**params[unit], "head": cut(self.channels[stage])}
+        return {**variables, "params": params | {"head": cut(self.channels[0])}}
 
 
 def _put_statistics(block: Block, statistics: dict[str, Any]) -> None:

@@ -103,9 +103,10 @@ class Experiment:
         state = state._replace(objective=self.objective_state)
         before = self.config.train.start_from
         if self.start is not None:
-            state = self._unfolded(start_with(self.start(), state, before), state.params)
+            begun = start_with(self.start(), state, self.model, before)
+            state = self._unfolded(begun, state.params)
         elif before:
-            state = start_from(before, state)
+            state = start_from(before, state, self.model)
         if share := self.config.train.sparsity:
             return state._replace(params=prune(state.params, self.model.block_names, share))
         return state

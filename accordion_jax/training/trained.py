@@ -103,33 +103,40 @@ def load_measured_run(workdir: str | os.PathLike, table: LookupTable) -> Run:
     )
 
 
-def start_from(workdir: str | os.PathLike, state: TrainState) -> TrainState:
+def start_from(workdir: str | os.PathLike, state: TrainState, model: models.Network) -> TrainState:
     """Returns a state of the first step with the weights and statistics of a trained run.
 
     Args:
       workdir: of the run; its latest checkpoint counts.
       state: as it would begin; its step, momentum and objective stay.
+      model: of the state.
 
     Raises:
       ValueError: as `start_with`.
       FileNotFoundError, CheckpointError: as `load_run`.
     """
-    return start_with(load_run(workdir).variables, state, workdir)
+    return start_with(load_run(workdir).variables, state, model, workdir)
 
 
 def start_with(
-    variables: Mapping[str, Tree], state: TrainState, source: str | os.PathLike
+    variables: Mapping[str, Tree],
+    state: TrainState,
+    model: models.Network,
+    source: str | os.PathLike,
 ) -> TrainState:
     """Returns a state of the first step with given weights and statistics.
 
     Args:
-      variables: {"params": ..., "batch_stats": ...}.
+      variables: {"params": ..., "batch_stats": ...}; those of a network that differs as far as
+        the model's `adopt` allows, where it has that.
       state: as it would begin; its step, momentum and objective stay.
+      model: of the state.
       source: where they are from.
 
     Raises:
       ValueError: they are of another network; names the first array that differs.
     """
+    variables = getattr(model, "adopt", dict)(variables)
     there, here = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in each}
         for each in map(jax.tree_util.tree_leaves_with_path, (variables, state.variables))

@@ -57,13 +57,16 @@ class ResNet(nn.Module):
         stage_sizes: Sequence[int],
         channels: Sequence[int] = (16, 32, 64),
         colours: int = 3,
+        own_heads: bool = False,
     ):
         super().__init__()
         self.channels = tuple(channels)
         self.stem = Layer(colours, channels[0])
         self.stage_of = [stage for stage, size in enumerate(stage_sizes) for _ in range(size)]
         self.blocks = nn.ModuleList(Block(channels[stage]) for stage in self.stage_of)
-        self.head = nn.Linear(channels[-1], num_classes)
+        self.head = nn.Linear(channels[0 if own_heads else -1], num_classes)
+        widths = [channels[stage] for stage in self.stage_of] if own_heads else []
+        self.heads = nn.ModuleList(nn.Linear(width, num_classes) for width in widths)
 
     def forward(
         self, images: torch.Tensor, skip_mask: SkipMask, truncations: bool = False
@@ -73,23 +76,24 @@ class ResNet(nn.Module):
         With `truncations` [kept blocks + 1, batch, classes], those after each kept block: first of
         the base alone.
         """
-        x, present = F.relu(self.stem(images), inplace=True), 0
-        logits = [self._read_out(x)] if truncations else []
-        for block, stage, skip in zip(self.blocks, self.stage_of, skip_mask, strict=True):
-            if skip:
+        x, present, last = F.relu(self.stem(images), inplace=True), 0, -1
+        logits = [self._read_out(x, last)] if truncations else []
+        for i, (block, stage) in enumerate(zip(self.blocks, self.stage_of, strict=True)):
+            if skip_mask[i]:
                 continue
             for entered in range(present + 1, stage + 1):  # halves the map, once a stage on the way
                 x = F.avg_pool2d(x, 2)
                 x = F.pad(x, (0, 0, 0, 0, 0, self.channels[entered] - x.shape[1]))
-            x, present = block(x), stage
+            x, present, last = block(x), stage, i
             if truncations:
-                logits.append(self._read_out(x))
-        return torch.stack(logits) if truncations else self._read_out(x)
+                logits.append(self._read_out(x, last))
+        return torch.stack(logits) if truncations else self._read_out(x, last)
 
-    def _read_out(self, x: torch.Tensor) -> torch.Tensor:
+    def _read_out(self, x: torch.Tensor, last: int) -> torch.Tensor:
         """Pooling again and again, then over the whole map, is one mean over the map."""
         pooled = x.float().mean((2, 3))
-        return self.head(F.pad(pooled, (0, self.channels[-1] - pooled.shape[1]))).float()
+        head = self.heads[last] if self.heads and last >= 0 else self.head
+        return head(F.pad(pooled, (0, head.in_features - pooled.shape[1]))).float()
 
     def load_ours(self, variables: Mapping[str, Any]) -> None:
         """Takes over {"params": ..., "batch_stats": ...} of `accordion_jax.models.ResNet`."""
@@ -121,8 +125,10 @@ class ResNet(nn.Module):
         """Each tensor, the collection and the path of our array, and its axes as they lie here."""
         layers = [(self.stem, "stem", "conv", "norm")]
         stages = [f"stage{stage + 1}" for stage in self.stage_of]
-        for i, block in enumerate(self.blocks):
-            unit = f"{stages[i]}_block{stages[:i].count(stages[i]) + 1:02d}"
+        units = [
+            f"{stage}_block{stages[:i].count(stage) + 1:02d}" for i, stage in enumerate(stages)
+        ]
+        for unit, block in zip(units, self.blocks, strict=True):
             for number, layer in enumerate((block.layer1, block.layer2), 1):
                 layers.append((layer, unit, f"conv{number}", f"norm{number}"))
         for layer, unit, conv, norm in layers:
@@ -131,8 +137,11 @@ class ResNet(nn.Module):
             yield layer[1].bias, "params", (unit, norm, "bias"), [0]
             yield layer[1].running_mean, "batch_stats", (unit, norm, "mean"), [0]
             yield layer[1].running_var, "batch_stats", (unit, norm, "var"), [0]
-        yield self.head.weight, "params", ("head", "kernel"), [1, 0]
-        yield self.head.bias, "params", ("head", "bias"), [0]
+        heads: list[tuple[Any, tuple[str, ...]]] = [(self.head, ("head",))]
+        heads += [(head, (units[i], "head")) for i, head in enumerate(self.heads)]
+        for head, path in heads:
+            yield head.weight, "params", (*path, "kernel"), [1, 0]
+            yield head.bias, "params", (*path, "bias"), [0]
 
 
 def crop_and_flip(

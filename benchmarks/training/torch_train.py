@@ -252,7 +252,8 @@ class Trainer:
     def _network(self, network: Any, variables: Mapping[str, Any]) -> Any:
         """A network of ours with its variables, on the device."""
         colours = self.experiment.task.inputs.shape[-1]
-        made: Any = ResNet(network.num_classes, network.stage_sizes, network.channels, colours)
+        sizes = network.num_classes, network.stage_sizes, network.channels
+        made: Any = ResNet(*sizes, colours, network.own_heads)
         made.load_ours(variables)
         return made.to(self.device, memory_format=torch.channels_last)
 

@@ -65,11 +65,20 @@ def train(workdir, *more):
     )
 
 
-def test_weights_come_back_as_they_were():
-    variables = jax.device_get(experiment_of().init().variables)
-    model = ResNet(10, (1, 1, 1), colours=1)
+@pytest.mark.parametrize("own_heads", [False, True])
+def test_weights_come_back_as_they_were_and_answer_alike(own_heads):
+    experiment = experiment_of(**{"model.arguments.own_heads": own_heads})
+    variables = jax.device_get(experiment.init().variables)
+    model = ResNet(10, (1, 1, 1), colours=1, own_heads=own_heads)
     model.load_ours(variables)
     jax.tree.map(np.testing.assert_array_equal, variables, model.as_ours())
+    x = experiment.task.prepare(experiment.train.inputs[:4])
+    masks = experiment.ladder.skip_masks
+    wanted = experiment.model.apply(variables, x, skip_masks=masks, method="truncations")
+    model.eval()
+    with torch.inference_mode():
+        found = model(torch.tensor(x).permute(0, 3, 1, 2), masks[-1], truncations=True)
+    np.testing.assert_allclose(found[[m.count(False) for m in masks]], wanted, atol=1e-4)
 
 
 def test_the_loss_of_a_distilled_draw_is_ours():
