@@ -81,6 +81,21 @@ VARIANTS = {
         "run.checkpoint_every_epochs": 1.0,
     }
     | _ELASTIC,
+    "own_heads": {
+        "name": "resnet20_elastic",
+        "model.arguments.own_heads": True,
+        "train.start_from": "runs/resnet20_elastic-075-expected-distilled-4-32bits-70zeros_seed0",
+        "train.sparsity": 0.7,
+        "train.bits": (4, 32),
+        "train.epochs": 10.0,
+        "policy.name": "listed",
+        "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
+        "optimizer.learning_rate": 0.1,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": 10.0,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
     "plain_again": {
         "name": "resnet20_plain",

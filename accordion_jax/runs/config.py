@@ -47,6 +47,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.model.arguments = ml_collections.ConfigDict()
     config.model.arguments.stage_sizes = (18, 18, 18)  # blocks a stage: ResNet-(6n+2) is (n, n, n)
     config.model.arguments.channels = (16, 32, 64)
+    config.model.arguments.own_heads = False  # whether each block holds a head of its own
     config.model.dtype = "float32"  # of the computation; parameters are float32
     # Batch norm over the whole batch; False normalises with each device's own shard.
     config.model.cross_replica_batch_norm = False
