@@ -17,9 +17,9 @@ from accordion_jax.models import ResNet, build, describe
 from tests.commands import call_main
 
 
-def make_run(stage_sizes, scheme):
+def make_run(stage_sizes, scheme, **arguments):
     """A network that has not been trained, and a look-up table with its true sizes."""
-    model = ResNet(10, stage_sizes)
+    model = ResNet(10, stage_sizes, **arguments)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(s.dtype), shapes)
@@ -61,9 +61,10 @@ def parts_of(model, variables, ladder, table):
     )
 
 
+@pytest.mark.parametrize("own_heads", [False, True])
 @pytest.mark.parametrize("scheme", ["coml", "blockcoml"])
-def test_every_configuration_is_rebuilt_from_its_segments(tmp_path, scheme):
-    model, variables, ladder, table = make_run((1, 1, 1), scheme)
+def test_every_configuration_is_rebuilt_from_its_segments(tmp_path, scheme, own_heads):
+    model, variables, ladder, table = make_run((1, 1, 1), scheme, own_heads=own_heads)
     bundle = write_bundle(tmp_path, **parts_of(model, variables, ladder, table))
     manifest = verify_bundle(bundle)
     images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 32, 3)), jnp.float32)

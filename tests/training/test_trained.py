@@ -57,6 +57,28 @@ def test_another_network_is_refused(before):
     make(train__start_from=str(workdir), model__arguments__channels=(4, 8)).init()
 
 
+def test_a_network_with_own_heads_begins_with_one_of_a_shared_head(before, tmp_path):
+    workdir, last = before
+    experiment = make(train__start_from=str(workdir), model__arguments__own_heads=True)
+    state = experiment.init()
+    for unit in experiment.model.block_names:
+        head = state.params[unit]["head"]
+        channels = head["kernel"].shape[0]
+        np.testing.assert_array_equal(head["kernel"], last.params["head"]["kernel"][:channels])
+        np.testing.assert_array_equal(head["bias"], last.params["head"]["bias"])
+    assert jax.tree.structure(state) == jax.tree.structure(
+        make(model__arguments__own_heads=True).init()
+    )
+    training.claim_workdir(tmp_path, experiment, write=True)
+    trained = data.unreplicate(training.train(experiment, tmp_path))
+    moved = [
+        np.any(trained.params[unit]["head"]["bias"] != state.params[unit]["head"]["bias"])
+        for unit in experiment.model.block_names
+    ]
+    assert all(moved)
+    assert_same(training.load_run(tmp_path).variables["params"], trained.params)
+
+
 def test_a_run_of_no_steps_is_what_it_begins_with(before, tmp_path):
     workdir, last = before
     experiment = make(train__start_from=str(workdir), train__steps=0, train__epochs=0.0)
