@@ -70,7 +70,7 @@ VARIANTS = {
     | _ELASTIC,
     "from_plain": {
         "name": "resnet20_elastic",
-        "train.start_from": "runs/resnet20_plain_seed0",
+        "train.start_from": "runs/plain",
         "train.sparsity": 0.7,
         "train.bits": (4, 32),
         "train.epochs": 16.0,
@@ -84,7 +84,7 @@ VARIANTS = {
     "own_heads": {
         "name": "resnet20_elastic",
         "model.arguments.own_heads": True,
-        "train.start_from": "runs/resnet20_elastic-075-expected-distilled-4-32bits-70zeros_seed0",
+        "train.start_from": "runs/from_plain",
         "train.sparsity": 0.7,
         "train.bits": (4, 32),
         "train.epochs": 10.0,
@@ -94,6 +94,19 @@ VARIANTS = {
         "optimizer.warmup_epochs": 0.5,
         "run.eval_every_epochs": 10.0,
         "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC,
+    "fitted_heads": {
+        "name": "resnet20_elastic_fitted",
+        "model.arguments.own_heads": True,
+        "train.start_from": "runs/own_heads",
+        "train.fit_heads": True,
+        "train.sparsity": 0.7,
+        "train.bits": (4, 32),
+        "train.epochs": 0.0,
+        "policy.name": "listed",
+        "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
+        "run.eval_every_epochs": 0.0,
     }
     | _ELASTIC,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},

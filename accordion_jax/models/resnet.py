@@ -8,7 +8,7 @@ skipped, and every block costs the same.
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -220,6 +220,35 @@ class ResNet(nn.Module):
           ValueError: a mask's length is not the number of blocks, or the images cannot be halved
             once between all stages; names both.
         """
+        return self._walked(images, skip_masks, train, lambda pooled: self._read_out(*pooled))
+
+    def pooled(
+        self, images: jax.Array, *, skip_masks: tuple[SkipMask, ...], train: bool = False
+    ) -> jax.Array:
+        """Returns what a head is given under each of many skip masks.
+
+        Args:
+          images: as in `truncations`.
+          skip_masks: likewise.
+          train: likewise.
+
+        Returns:
+          [len(skip_masks), batch, channels of the last stage] float32: those that a stage lacks are
+          zero.
+
+        Raises:
+          ValueError: as `truncations`.
+        """
+        return self._walked(images, skip_masks, train, lambda pooled: self._padded(pooled[0]))
+
+    def _walked(
+        self,
+        images: jax.Array,
+        skip_masks: tuple[SkipMask, ...],
+        train: bool,
+        read_out: Callable[[Reached], jax.Array],
+    ) -> jax.Array:
+        """What is read out under each mask; raises what `truncations` does."""
         blocks, stages = len(self.block_names), self._stage_of_blocks
         for mask in skip_masks:
             if len(mask) != blocks:
@@ -250,7 +279,7 @@ class ResNet(nn.Module):
             before=between,
             block=lambda i, reached: (self._run_block(i, reached[0], train), i),
             pool=lambda reached: (_pool(reached[0]), reached[1]),
-            read_out=lambda pooled: self._read_out(*pooled),
+            read_out=read_out,
             loop=(lambda run, x, read: self._run_stage(run, x[0], train, read)) if scan else None,
             stages=stages,
         )
@@ -331,8 +360,7 @@ class ResNet(nn.Module):
         remaining transitions are the padding of channels alone.
         """
         if not self.own_heads:
-            missing = self.channels[-1] - pooled.shape[-1]
-            return self.head(jnp.pad(pooled, ((0, 0), (0, missing)))).astype(jnp.float32)
+            return self.head(self._padded(pooled)).astype(jnp.float32)
         if last < 0 or self.is_initializing():
             logits = self.head(pooled[:, : self.channels[0]])
         else:
@@ -340,6 +368,10 @@ class ResNet(nn.Module):
             head = nn.Dense(self.num_classes, dtype=self.dtype, parent=None)
             logits = head.apply({"params": held}, pooled)
         return logits.astype(jnp.float32)
+
+    def _padded(self, pooled: jax.Array) -> jax.Array:
+        missing = self.channels[-1] - pooled.shape[-1]
+        return jnp.pad(pooled, ((0, 0), (0, missing)))
 
     def adopt(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the variables of a network that may lack own heads, as this one has them.

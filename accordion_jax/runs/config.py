@@ -106,6 +106,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Share of the blocks' weights that are zero from the first step on: those that matter least of
     # what the run starts from, as training.pruning says.
     config.train.sparsity = 0.0
+    # Whether own heads (config.model.arguments.own_heads) are fitted, before the first step, to
+    # what the network that the run starts from finds, as training.heads says.
+    config.train.fit_heads = False
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
@@ -264,6 +267,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 f"config.train.bits has {bits!r}; a weight has one of {_BITS} bits, such as in "
                 "--config.train.bits=4,8"
             )
+    if fields["train.fit_heads"] and not fields["train.start_from"]:
+        raise ValueError(
+            "config.train.fit_heads=True fits heads to what a trained network finds; set "
+            "config.train.start_from to a run or a bundle"
+        )
     if fields["train.sparsity"] and not fields["train.start_from"]:
         raise ValueError(
             f"config.train.sparsity={fields['train.sparsity']} keeps the largest weights of a "

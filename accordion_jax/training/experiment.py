@@ -14,6 +14,7 @@ from accordion_jax import data, models, tasks
 from accordion_jax.depth import Ladder, Policy, make_ladder, make_policy, policy_fields
 from accordion_jax.runs import config as config_lib
 from accordion_jax.training import step as step_lib
+from accordion_jax.training.heads import fit_heads
 from accordion_jax.training.objective import (
     Draw,
     Objective,
@@ -108,7 +109,13 @@ class Experiment:
         elif before:
             state = start_from(before, state, self.model)
         if share := self.config.train.sparsity:
-            return state._replace(params=prune(state.params, self.model.block_names, share))
+            state = state._replace(params=prune(state.params, self.model.block_names, share))
+        if self.config.train.fit_heads:
+            key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 5)
+            variables = jax.device_get(state.variables)
+            state = state._replace(
+                params=fit_heads(self.model, variables, self.task, self.train, self.ladder, key)
+            )
         return state
 
     @functools.cached_property
