@@ -107,7 +107,7 @@ def _descended(head: Any, features: jax.Array, targets: jax.Array) -> Any:
     """The head after so many iterations of L-BFGS."""
 
     def loss(head: Any) -> jax.Array:
-        logits = features @ head["kernel"] + head["bias"]
+        logits = features @ head["kernel"] + head["bias"][None]
         fit = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
         return fit + _DECAY * jnp.sum(jnp.square(head["kernel"]))
 
