@@ -210,6 +210,7 @@ def of_elastic(
         ["Accordion"]
         + ([f"pruned-{100 * sparsity:g}"] if sparsity else [])
         + (["rounded"] if rounded else [])
+        + (["own heads"] if getattr(model, "own_heads", False) else [])
     )
     for steps in (*((bits,) for bits in ACCORDION_BITS), *ACCORDION_STEPS):
         name = f"{which} {'-'.join(map(str, steps))} bits"

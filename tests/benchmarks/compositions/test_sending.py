@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from accordion_jax.models import ResNet
 from benchmarks.compositions import nnc, rows
 from benchmarks.compositions.forms import Factored, Pruned, flatten, is_block_kernel
 from benchmarks.compositions.sending import BASE, by_depth, dense, factored, sparse
@@ -124,6 +125,16 @@ def test_rows_of_two_plain_networks_can_be_told_apart():
     assert all(name.startswith("plain ") for name in first)
     assert other == [name.replace("plain ", "plain again ", 1) for name in first]
     assert not {*first} & {*other}
+
+
+def test_rows_of_any_depth_say_what_the_network_was_made_with():
+    def first(model, **made_with):
+        return next(rows.of_elastic(model, VARIABLES, [], lambda _, held: held, **made_with))
+
+    assert first(MODEL).name == "Accordion 32 bits"
+    assert first(MODEL, sparsity=0.7, rounded=True).family == "Accordion pruned-70 rounded"
+    own = ResNet(MODEL.num_classes, MODEL.stage_sizes, MODEL.channels, own_heads=True)
+    assert first(own, sparsity=0.7).name == "Accordion pruned-70 own heads 32 bits"
 
 
 def test_without_training_statistics_are_all_that_changes():
