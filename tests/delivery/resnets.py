@@ -17,9 +17,11 @@ from accordion_jax.training.kept_statistics import own_units, size_bytes
 INPUT = {"shape": [8, 8, 3], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.25]}
 
 
-def make_resnet(scheme="coml", stage_sizes=(1, 1, 1), channels=(16, 32, 64), seed=0):
+def make_resnet(
+    scheme="coml", stage_sizes=(1, 1, 1), channels=(16, 32, 64), seed=0, own_heads=False
+):
     """(model, variables, ladder, table): random weights and random running statistics."""
-    model = ResNet(10, stage_sizes, channels)
+    model = ResNet(10, stage_sizes, channels, own_heads)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *INPUT["shape"]), "f4"))
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(

@@ -65,6 +65,29 @@ def test_each_segment_has_steps_of_its_own(variables, blocks):
     ]
 
 
+def test_a_block_s_own_head_has_8_bits_from_the_first_step_on(blocks):
+    variables = make_resnet(own_heads=True)[1]
+    chains = Chains(variables, base_names=BASE, block_names=blocks, bits=[4, 6])
+    found = [chains.variables(dict.fromkeys(blocks, step))["params"] for step in range(2)]
+    for unit in blocks:
+        whole = variables["params"][unit]["head"]["kernel"]
+        first, second = (each[unit]["head"]["kernel"] for each in found)
+        np.testing.assert_array_equal(first, second)
+        off = np.abs(first - whole).max() / np.ptp(whole)
+        assert off < 1 / 200
+        rest = [each[unit]["conv1"]["kernel"] for each in found]
+        assert np.any(rest[0] != rest[1])
+        assert len(np.unique(rest[0][..., 0])) <= 2**4 - 1
+    # It is paid for once, and little.
+    plain = Chains(make_resnet()[1], base_names=BASE, block_names=blocks, bits=[4, 6])
+    for unit in blocks:
+        weights = variables["params"][unit]["head"]["kernel"].size
+        assert chains.size_bytes(unit, 0) < plain.size_bytes(unit, 0) + 1.1 * weights + 60
+        assert chains.size_bytes(unit, 1) < plain.size_bytes(unit, 1) + 12
+    whole = Chains(variables, base_names=BASE, block_names=blocks, bits=[32]).variables({})
+    jax.tree.map(np.testing.assert_array_equal, whole["params"], dict(variables["params"]))
+
+
 def test_what_makes_no_sense_is_refused(variables, blocks):
     def make(bits, block_names=blocks):
         return Chains(variables, base_names=BASE, block_names=block_names, bits=bits)
