@@ -31,6 +31,9 @@ _SHARED = {
     ),
 }
 
+# Arguments that a family has got since; what was written before lacks them.
+_LATER = {"resnet": {"own_heads": False}}
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns what differs between two experiments, as ``field: old -> new``, operational aside.
@@ -94,6 +97,8 @@ def upgraded(document: Mapping[str, Any]) -> dict[str, Any]:
         before_names = section == "policy" and "policy.name" not in given
         if not is_open(name) or field in _SHARED.get(section, ()) or before_names:
             fields.setdefault(name, value)
+    for name, value in _LATER.get(fields["model.family"], {}).items():
+        fields.setdefault(f"model.arguments.{name}", value)
     if "policy.name" not in given and fields["policy.probabilities"]:
         fields["policy.name"] = "listed"
     return fields

@@ -191,6 +191,7 @@ def test_the_config_of_an_earlier_version_is_read_as_what_it_was():
     new = config_lib.to_jsonable(config_lib.default_config())
     old = json.loads(json.dumps(new))
     old["model"] |= old["model"].pop("arguments")
+    del old["model"]["own_heads"]
     for name in ("name", "seed"):
         del old["policy"][name]
     for name in ("name", "arguments"):
@@ -200,6 +201,19 @@ def test_the_config_of_an_earlier_version_is_read_as_what_it_was():
     assert config_lib.to_jsonable(stored_config.from_jsonable(old)) == new
     old["policy"]["probabilities"] = [0.5, 0.5]
     assert stored_config.from_jsonable(old).policy.name == "listed"
+
+
+def test_an_argument_that_a_family_has_got_since_has_its_default():
+    new = config_lib.to_jsonable(config_lib.default_config())
+    old = json.loads(json.dumps(new))
+    del old["model"]["arguments"]["own_heads"]
+    assert stored_config.differences(old, new) == []
+    assert config_lib.to_jsonable(stored_config.from_jsonable(old)) == new
+    new["model"]["arguments"]["own_heads"] = True
+    (said,) = stored_config.differences(old, new)
+    assert said == "config.model.arguments.own_heads: False -> True"
+    old["model"] |= {"family": "perceptron", "arguments": {"blocks": 2}}
+    assert dict(stored_config.from_jsonable(old).model.arguments) == {"blocks": 2}
 
 
 def test_flags_of_moved_fields_say_where_they_are_now():
