@@ -18,7 +18,7 @@ from accordion_jax.training import rounding  # noqa: E402
 from accordion_jax.training.checkpoints import Checkpoints  # noqa: E402
 from accordion_jax.training.loss import weighted_loss  # noqa: E402
 from accordion_jax.training.pruning import keep_zeros  # noqa: E402
-from benchmarks.training import torch_train  # noqa: E402
+from benchmarks.training import torch_trainer  # noqa: E402
 from benchmarks.training.torch_peer import ResNet  # noqa: E402
 from tests.commands import ROOT, command_environment  # noqa: E402
 
@@ -40,7 +40,7 @@ def experiment_of(**fields):
 
 
 def trainer_of(experiment):
-    return torch_train.Trainer(experiment, "float32", compiled=False)
+    return torch_trainer.Trainer(experiment, "float32", compiled=False)
 
 
 def leave_run(workdir):
@@ -55,7 +55,7 @@ def train(workdir, *more):
     return subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.training.torch_train"),
-            *("--config=configs/quickstart.py", f"--workdir={workdir}", "--notorch_compile"),
+            *("--config=configs/quickstart.py", f"--run={workdir}", "--nocompiled"),
             *("--config.objective.name=expected", "--config.train.epochs=2", *more),
         ],
         cwd=ROOT,
@@ -89,7 +89,7 @@ def test_the_loss_of_a_distilled_draw_is_ours():
     labels = rng.integers(0, 10, 7).astype(np.int32)
     depths = [mask.count(False) for mask in drawn.skip_masks]
     wanted, _ = weighted_loss(drawn, experiment.task, jnp.asarray(logits[depths]), labels)
-    found = torch_train.loss_of(drawn, torch.tensor(logits), torch.tensor(labels).long())
+    found = torch_trainer.loss_of(drawn, torch.tensor(logits), torch.tensor(labels).long())
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_another_network_teaches_as_it_does_ours(tmp_path):
 def test_kernels_are_rounded_as_ours(bits):
     kernel = np.random.default_rng(bits).normal(size=(3, 3, 4, 5)).astype(np.float32)
     kernel[..., 2] = 0
-    found = torch_train.rounded(torch.tensor(kernel.transpose(3, 2, 0, 1)), bits)
+    found = torch_trainer.rounded(torch.tensor(kernel.transpose(3, 2, 0, 1)), bits)
     wanted = rounding.rounded(jnp.asarray(kernel), bits)
     np.testing.assert_allclose(found.numpy().transpose(2, 3, 1, 0), wanted, rtol=1e-5, atol=1e-6)
 
@@ -229,5 +229,5 @@ def test_the_rest_of_the_project_reads_the_run(tmp_path):
 )
 def test_what_it_would_train_otherwise_is_refused(fields, named):
     with pytest.raises(ValueError, match="is not trained here") as refused:
-        torch_train.check(experiment_of(**fields))
+        torch_trainer.check(experiment_of(**fields))
     assert named in str(refused.value)
