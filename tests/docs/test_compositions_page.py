@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from accordion_jax.delivery.bundle.reading import verify_bundle
 from tests.commands import ROOT
 
 PAGE = (ROOT / "docs" / "compositions.md").read_text(encoding="utf-8")
@@ -81,3 +82,19 @@ def test_the_page_says_what_the_file_was_measured_on():
     assert (KEPT["dataset"], KEPT["examples"]) == ("cifar10", 10_000)
     assert "ResNet-20 on CIFAR-10" in PAGE
     assert "the errors are of all 10,000 test images" in PAGE
+
+
+@pytest.mark.parametrize("which", ["elastic", "own_heads"])
+def test_kept_bundles_are_whole_and_what_their_cards_say(which):
+    folder = ROOT / "results" / "compositions" / which
+    (bundle,) = (each for each in folder.iterdir() if each.is_dir())
+    manifest = verify_bundle(bundle)
+    assert bundle.name == manifest.model_id
+    card = (folder / "README.md").read_text()
+    assert f"{manifest.size_bytes:,} bytes" in card
+    full = manifest.table.rows[-1]
+    assert f"{100 * full.top1_error:.1f} %" in card
+    assert f"results/compositions/{which}/README.md" in PAGE
+    # The kept rows are of the same network: its full depth in all bits.
+    sent = {point["bytes"]: point["error"] for row in KEPT["rows"] for point in row["points"]}
+    assert sent[manifest.size_bytes] == pytest.approx(full.top1_error)
