@@ -20,8 +20,14 @@ def describe(model: Network) -> dict[str, Any]:
     """Returns what `build` needs to make the same network again, as JSON-able values."""
     family = next(name for name, cls in FAMILIES.items() if type(model) is cls)
     arguments = {name: getattr(model, name) for name in fields_of(type(model))}
-    # An option that is off is not said: whoever does not know it yet can build the network.
-    said = {name: _jsonable(value) for name, value in arguments.items() if value is not False}
+    # An option that is off, as it is by default, is not said: whoever does not know it yet can
+    # build the network.
+    off = {field.name for field in dataclasses.fields(type(model)) if field.default is False}
+    said = {
+        name: _jsonable(value)
+        for name, value in arguments.items()
+        if value is not False or name not in off
+    }
     return {"family": family, "arguments": said}
 
 

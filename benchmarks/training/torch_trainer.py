@@ -33,7 +33,8 @@ def check(experiment: training.Experiment) -> None:
     config, drawn = experiment.config, experiment.draw(0)
     sources = {name: config.train[name] for name in ("start_from", "teacher")}
     refused = {
-        f"config.train.{name}={source!r}": (pathlib.Path(source) / MANIFEST_NAME).is_file()
+        f"config.train.{name}={source!r}": bool(source)
+        and (pathlib.Path(source) / MANIFEST_NAME).is_file()
         for name, source in sources.items()
     } | {
         f"config.data.name={config.data.name!r}": experiment.task.kind != "images",

@@ -23,6 +23,24 @@ def test_a_described_network_is_built_again(model):
     assert set(description["arguments"]) == {"num_classes", "stage_sizes", "channels"}
 
 
+def test_an_option_is_said_unless_it_is_off_by_default(monkeypatch):
+    class Optional(nn.Module):
+        num_classes: int
+        deep: bool = True
+        wide: bool = False
+
+    monkeypatch.setitem(FAMILIES, "optional", Optional)
+    said = [
+        describe(Optional(3, deep, wide))["arguments"]
+        for deep, wide in ((True, False), (False, True), (False, False))
+    ]
+    assert said == [
+        {"num_classes": 3, "deep": True},
+        {"num_classes": 3, "deep": False, "wide": True},
+        {"num_classes": 3, "deep": False},
+    ]
+
+
 def test_where_and_how_a_network_runs_is_not_described():
     how = {"dtype": jnp.bfloat16, "axis_name": "batch", "scan_stages": True}
     model = ResNet(10, **how)
