@@ -22,7 +22,7 @@ def describe(model: Network) -> dict[str, Any]:
     arguments = {name: getattr(model, name) for name in fields_of(type(model))}
     # An option that is off, as it is by default, is not said: whoever does not know it yet can
     # build the network.
-    off = {field.name for field in dataclasses.fields(type(model)) if field.default is False}
+    off = {field.name for field in dataclasses.fields(FAMILIES[family]) if field.default is False}
     said = {
         name: _jsonable(value)
         for name, value in arguments.items()
