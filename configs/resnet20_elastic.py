@@ -38,6 +38,12 @@ _ELASTIC = {
     "objective.distillation": 0.5,
     "policy.min_depth": 0,
 }
+_SMALL = {"train.sparsity": 0.7, "train.bits": (4, 32)}
+_OWN_HEADS = {
+    "model.arguments.own_heads": True,
+    "policy.name": "listed",
+    "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
+}
 VARIANTS = {
     "elastic": {"name": "resnet20_elastic"} | _ELASTIC,
     "rounded": {
@@ -66,8 +72,6 @@ VARIANTS = {
     "sparse_rounded": {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE,
-        "train.sparsity": 0.7,
-        "train.bits": (4, 32),
         "train.epochs": 6.5,
         "policy.full_probability": 0.7,
         "optimizer.learning_rate": 0.05,
@@ -75,12 +79,11 @@ VARIANTS = {
         "run.eval_every_epochs": 6.5,
         "run.checkpoint_every_epochs": 1.0,
     }
-    | _ELASTIC,
+    | _ELASTIC
+    | _SMALL,
     "from_plain": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/plain",
-        "train.sparsity": 0.7,
-        "train.bits": (4, 32),
         "train.epochs": 16.0,
         "policy.full_probability": 0.75,
         "optimizer.learning_rate": 0.1,
@@ -88,35 +91,30 @@ VARIANTS = {
         "run.eval_every_epochs": 16.0,
         "run.checkpoint_every_epochs": 1.0,
     }
-    | _ELASTIC,
+    | _ELASTIC
+    | _SMALL,
     "own_heads": {
         "name": "resnet20_elastic",
-        "model.arguments.own_heads": True,
         "train.start_from": "runs/from_plain",
-        "train.sparsity": 0.7,
-        "train.bits": (4, 32),
         "train.epochs": 10.0,
-        "policy.name": "listed",
-        "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
         "optimizer.learning_rate": 0.1,
         "optimizer.warmup_epochs": 0.5,
         "run.eval_every_epochs": 10.0,
         "run.checkpoint_every_epochs": 1.0,
     }
-    | _ELASTIC,
+    | _ELASTIC
+    | _SMALL
+    | _OWN_HEADS,
     "fitted_heads": {
         "name": "resnet20_elastic_fitted",
-        "model.arguments.own_heads": True,
         "train.start_from": "runs/own_heads",
         "train.fit_heads": True,
-        "train.sparsity": 0.7,
-        "train.bits": (4, 32),
         "train.epochs": 0.0,
-        "policy.name": "listed",
-        "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
         "run.eval_every_epochs": 0.0,
     }
-    | _ELASTIC,
+    | _ELASTIC
+    | _SMALL
+    | _OWN_HEADS,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
     "plain_again": {
         "name": "resnet20_plain",

@@ -171,6 +171,13 @@ def crop_and_flip(
     return crops.permute(0, 3, 1, 2)
 
 
+def computing_in(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """Within it, PyTorch computes in this type: "float32" or "bfloat16"."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
 class Peer:
     """The work of the benchmark, done by PyTorch."""
 
@@ -253,9 +260,7 @@ class Peer:
         return f"{gpu}, {torch.get_num_threads()} threads"
 
     def _precision(self) -> contextlib.AbstractContextManager:
-        if self.options.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return computing_in(self.options.precision, self.device)
 
     def _normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Pixels to about zero mean and unit variance."""

@@ -56,7 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     torch_trainer.check(experiment)
     training.claim_workdir(workdir, experiment, write=True)
     with contextlib.closing(Checkpoints(workdir / CHECKPOINTS)) as checkpoints:
-        if checkpoints.latest:
+        if checkpoints.latest is not None:
             raise ValueError(f"{workdir} has a checkpoint already; give another --run")
         trainer = torch_trainer.Trainer(experiment, PRECISION.value, compiled=_COMPILE.value)
         kept = workdir / _KEPT
@@ -75,7 +75,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 trainer.save(kept, epoch + 1)
         checkpoints.save(total, trainer.state())
         checkpoints.wait()
-    kept.unlink()
+    kept.unlink(missing_ok=True)  # a run of no steps has none
 
 
 def main() -> None:

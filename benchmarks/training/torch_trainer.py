@@ -20,7 +20,7 @@ from accordion_jax.system.files import write_whole
 from accordion_jax.training.objective import Draw
 from accordion_jax.training.rounding import MOST_ROUNDED, SCALES_TRIED
 from accordion_jax.training.state import TrainState
-from benchmarks.training.torch_peer import ResNet, crop_and_flip
+from benchmarks.training.torch_peer import ResNet, computing_in, crop_and_flip
 from benchmarks.work import SkipMask
 
 
@@ -183,10 +183,10 @@ class Trainer:
         x = (images.float() / 255 - self.mean) / self.std
         soft = None
         if self.teacher is not None:
-            with torch.no_grad(), self._precision():
+            with torch.no_grad(), computing_in(self.precision, self.device):
                 soft = self.teacher(x, (False,) * len(self.teacher.blocks)).float()
         with self._rounded(bits):
-            with self._precision():
+            with computing_in(self.precision, self.device):
                 logits = self.forward(x, drawn.skip_mask, truncations=True)
             loss = loss_of(drawn, logits.float(), labels, soft)
             self.optimizer.zero_grad(set_to_none=True)
@@ -244,8 +244,3 @@ class Trainer:
         with torch.no_grad():
             for kernel, exact, _ in whole:
                 kernel.copy_(exact)
-
-    def _precision(self) -> contextlib.AbstractContextManager:
-        if self.precision == "float32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)

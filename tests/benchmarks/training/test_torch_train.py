@@ -215,6 +215,17 @@ def test_the_rest_of_the_project_reads_the_run(tmp_path):
     assert "has a checkpoint already" in again.stderr
 
 
+@pytest.mark.slow
+def test_a_run_of_no_steps_is_left_as_it_began_and_not_begun_again(tmp_path):
+    no_steps = ("--config.train.epochs=0", "--config.optimizer.warmup_epochs=0")
+    done = train(tmp_path, *no_steps)
+    assert done.returncode == 0, done.stderr
+    assert training.load_run(tmp_path).step == 0
+    again = train(tmp_path, *no_steps)
+    assert again.returncode == 1
+    assert "has a checkpoint already" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
