@@ -9,20 +9,17 @@ import logging
 import pathlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from accordion_jax import data, evaluation, models, training
-from accordion_jax.delivery.bundle.manifest import Manifest
-from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
-from accordion_jax.delivery.bundle.variables import load_variables
+from accordion_jax import data, evaluation, training
+from accordion_jax.delivery.bundle.reading import read_model
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder
 from accordion_jax.models.costs import unit_costs
@@ -97,12 +94,7 @@ def _train_and_sweep(
     first = jax.process_index() == 0
     _set_compilation_cache(config.run.compilation_cache, workdirs[0])
     started = time.monotonic()
-    experiment = training.make_experiment(
-        config,
-        jax.device_count(),
-        start=_bundle_to_start_from(config),
-        teach=_bundle_that_teaches(config),
-    )
+    experiment = training.make_experiment(config, jax.device_count(), read_bundle=read_model)
     if config.sweep.own_statistics:  # refuses now what the sweep would after training
         kept_statistics.check(experiment, _swept(experiment))
     together = training.Together([experiment.with_seed(seed) for seed in seeds])
@@ -128,49 +120,6 @@ def _train_and_sweep(
     )
     trained_s = time.monotonic() - started
     _sweep(together.experiments, workdirs, states, measured_on, trained_s)
-
-
-def _bundle_to_start_from(config: ml_collections.ConfigDict) -> Callable[[], Any] | None:
-    """Returns what reads ``config.train.start_from``, where that is a bundle and not a run."""
-    bundle = config.train.start_from
-    if not _is_bundle(bundle):
-        return None
-
-    def read() -> dict[str, Any]:
-        manifest, variables = _read_bundle(bundle)
-        _log.info("begins with the weights of model %s", manifest.model_id)
-        return variables
-
-    return read
-
-
-def _bundle_that_teaches(
-    config: ml_collections.ConfigDict,
-) -> Callable[[], training.Teacher] | None:
-    """Returns what reads ``config.train.teacher``, where that is a bundle and not a run."""
-    bundle = config.train.teacher
-    if not _is_bundle(bundle):
-        return None
-
-    def read() -> training.Teacher:
-        manifest, variables = _read_bundle(bundle)
-        _log.info("learns from the answers of model %s", manifest.model_id)
-        model = models.build(manifest.model, dtype=jnp.dtype(config.model.dtype))
-        return training.Teacher(model, variables)
-
-    return read
-
-
-def _is_bundle(folder: str) -> bool:
-    return bool(folder) and (pathlib.Path(folder) / MANIFEST_NAME).is_file()
-
-
-def _read_bundle(bundle: str) -> tuple[Manifest, dict[str, Any]]:
-    """The manifest and the full model's variables, checked."""
-    manifest = verify_bundle(bundle)
-    return manifest, load_variables(
-        manifest, lambda sha256: segment_path(bundle, sha256).read_bytes()
-    )
 
 
 def _sweep(

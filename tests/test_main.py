@@ -370,8 +370,8 @@ def test_a_run_goes_on_from_a_bundle(tmp_path, cache):
         *(f"--config.train.teacher={bundle}", "--config.objective.distillation=0.5"),
     )
     output = finish(start(*arguments))
-    assert f"begins with the weights of model {bundle.name}" in output
-    assert f"learns from the answers of model {bundle.name}" in output
+    assert f"begins with the weights of {bundle}" in output
+    assert f"learns from the answers of {bundle}" in output
     assert "what the norms see of weights as they are" in output
     assert "trained to step 10" in output
     # What it has learnt is not lost by folding, rounding and unfolding.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,11 @@ from accordion_jax.training.teacher import Teacher, teacher_of_run
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
 
+_log = logging.getLogger("accordion_jax")
+# Of a bundle's folder returns what `models.build` takes, and the full model's variables; of another
+# folder None.
+BundleReader = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Tree]] | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -47,9 +53,7 @@ class Experiment:
       learning_rate: of a step.
       steps_per_epoch: whole batches in the training split.
       total_steps: of the run.
-      start: returns the weights and statistics to begin with, where they are not those of a run;
-        called when they are needed.
-      teach: returns the network that teaches, where it is not that of a run; likewise.
+      read_bundle: for a run that begins with a bundle or learns from one; called when it is needed.
     """
 
     config: ml_collections.ConfigDict
@@ -63,8 +67,7 @@ class Experiment:
     learning_rate: Callable[[Any], Any]
     steps_per_epoch: int
     total_steps: int
-    start: Callable[[], Mapping[str, Tree]] | None = None
-    teach: Callable[[], Teacher] | None = None
+    read_bundle: BundleReader = lambda _: None
 
     def draw(self, step: int) -> Draw:
         """What a step works on: the one place from which all take it."""
@@ -94,20 +97,23 @@ class Experiment:
         return jax.random.key_data(jax.random.key(self.config.seed))
 
     def init(self) -> TrainState:
-        """The state before the first step: a function of the seed, and of the run to start from.
+        """The state before the first step: a function of the seed, and of what it begins with.
 
         Raises:
           ValueError, FileNotFoundError, CheckpointError: as `trained.start_from`.
+          Others: as `read_bundle`.
         """
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
         state = init_state(self.model, self.optimizer, key, self.example)
         state = state._replace(objective=self.objective_state)
         before = self.config.train.start_from
-        if self.start is not None:
-            begun = start_with(self.start(), state, self.model, before)
-            state = self._unfolded(begun, state.params)
-        elif before:
-            state = start_from(before, state, self.model)
+        if before:
+            _log.info("begins with the weights of %s", before)
+            if found := self.read_bundle(before):
+                begun = start_with(found[1], state, self.model, before)
+                state = self._unfolded(begun, state.params)
+            else:
+                state = start_from(before, state, self.model)
         if share := self.config.train.sparsity:
             state = state._replace(params=prune(state.params, self.model.block_names, share))
         if self.config.train.fit_heads:
@@ -124,11 +130,17 @@ class Experiment:
 
         Raises:
           ValueError, FileNotFoundError, CheckpointError: as `teacher_of_run` and `Teacher.check`.
+          Others: as `read_bundle`.
         """
         source = self.config.train.teacher
         if not source:
             return None
-        teacher = self.teach() if self.teach else teacher_of_run(source)
+        _log.info("learns from the answers of %s", source)
+        if found := self.read_bundle(source):
+            model = models.build(found[0], dtype=jnp.dtype(self.config.model.dtype))
+            teacher = Teacher(model, found[1])
+        else:
+            teacher = teacher_of_run(source)
         return teacher.check(self.model, self.example, source)
 
     def _unfolded(self, state: TrainState, fresh: Tree) -> TrainState:
@@ -196,16 +208,14 @@ def make_experiment(
     config: ml_collections.ConfigDict,
     devices: int = 1,
     *,
-    start: Callable[[], Mapping[str, Tree]] | None = None,
-    teach: Callable[[], Teacher] | None = None,
+    read_bundle: BundleReader = lambda _: None,
 ) -> Experiment:
     """Returns the parts of an experiment.
 
     Args:
       config: as `config.default_config`.
       devices: that share a batch, over all processes.
-      start: as in `Experiment`.
-      teach: likewise.
+      read_bundle: as in `Experiment`; without it, what a run begins with or learns from is a run.
 
     Raises:
       ValueError: a field's value is refused; names it and what is wanted.
@@ -250,8 +260,7 @@ def make_experiment(
         learning_rate=make_schedule(config, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        start=start,
-        teach=teach,
+        read_bundle=read_bundle,
     )
 
 

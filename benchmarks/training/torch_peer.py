@@ -92,7 +92,7 @@ class ResNet(nn.Module):
     def _read_out(self, x: torch.Tensor, last: int) -> torch.Tensor:
         """Pooling again and again, then over the whole map, is one mean over the map."""
         pooled = x.float().mean((2, 3))
-        head = self.heads[last] if self.heads and last >= 0 else self.head
+        head: Any = self.heads[last] if self.heads and last >= 0 else self.head
         return head(F.pad(pooled, (0, head.in_features - pooled.shape[1]))).float()
 
     def load_ours(self, variables: Mapping[str, Any]) -> None:
@@ -123,12 +123,13 @@ class ResNet(nn.Module):
 
     def _correspondence(self) -> Iterator[tuple[torch.Tensor, str, tuple[str, ...], list[int]]]:
         """Each tensor, the collection and the path of our array, and its axes as they lie here."""
-        layers = [(self.stem, "stem", "conv", "norm")]
+        layers: list[tuple[Any, str, str, str]] = [(self.stem, "stem", "conv", "norm")]
         stages = [f"stage{stage + 1}" for stage in self.stage_of]
         units = [
             f"{stage}_block{stages[:i].count(stage) + 1:02d}" for i, stage in enumerate(stages)
         ]
-        for unit, block in zip(units, self.blocks, strict=True):
+        blocks: Any = self.blocks
+        for unit, block in zip(units, blocks, strict=True):
             for number, layer in enumerate((block.layer1, block.layer2), 1):
                 layers.append((layer, unit, f"conv{number}", f"norm{number}"))
         for layer, unit, conv, norm in layers:

@@ -26,6 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from accordion_jax import training
+from accordion_jax.delivery.bundle.reading import read_model
 from accordion_jax.runs.folder import CHECKPOINTS, held
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress
@@ -52,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     from benchmarks.training import torch_trainer  # where PyTorch is installed
 
-    experiment = training.make_experiment(config)
+    experiment = training.make_experiment(config, read_bundle=read_model)
     torch_trainer.check(experiment)
     training.claim_workdir(workdir, experiment, write=True)
     with contextlib.closing(Checkpoints(workdir / CHECKPOINTS)) as checkpoints:

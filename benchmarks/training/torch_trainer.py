@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - as everyone calls it
 
 from accordion_jax import training
-from accordion_jax.delivery.bundle.reading import MANIFEST_NAME
 from accordion_jax.system.files import write_whole
 from accordion_jax.training.objective import Draw
 from accordion_jax.training.rounding import MOST_ROUNDED, SCALES_TRIED
@@ -31,12 +30,7 @@ def check(experiment: training.Experiment) -> None:
       ValueError: names the field.
     """
     config, drawn = experiment.config, experiment.draw(0)
-    sources = {name: config.train[name] for name in ("start_from", "teacher")}
     refused = {
-        f"config.train.{name}={source!r}": bool(source)
-        and (pathlib.Path(source) / MANIFEST_NAME).is_file()
-        for name, source in sources.items()
-    } | {
         f"config.data.name={config.data.name!r}": experiment.task.kind != "images",
         f"config.model.family={config.model.family!r}": config.model.family != "resnet",
         f"config.optimizer.name={config.optimizer.name!r}": config.optimizer.name != "sgd",
@@ -48,8 +42,7 @@ def check(experiment: training.Experiment) -> None:
         if wrong:
             raise ValueError(
                 f"{field} is not trained here: the peer has images, ResNets that skip blocks from "
-                "the end on, SGD, losses of fixed weights, and begins with and learns from "
-                "runs, not bundles; use accordion_jax.main"
+                "the end on, SGD, and losses of fixed weights; use accordion_jax.main"
             )
 
 
@@ -80,7 +73,8 @@ def loss_of(
             cool = F.log_softmax(outputs[i] / heat, dim=-1)
             apart = F.kl_div(cool, soft, reduction="batchmean", log_target=True)
             losses[i] = (1 - share) * losses[i] + share * heat**2 * apart
-    return sum(weight * loss for weight, loss in zip(drawn.weights, losses, strict=True))
+    weighted = (weight * loss for weight, loss in zip(drawn.weights, losses, strict=True))
+    return sum(weighted, start=torch.zeros((), device=logits.device))
 
 
 def rounded(kernel: torch.Tensor, bits: int) -> torch.Tensor:

@@ -111,13 +111,13 @@ def test_a_run_begins_with_what_it_is_given(trained, tmp_path):
     experiment, variables = trained
     asked = []
 
-    def start():
-        asked.append(1)
-        return fold_norms(variables)
+    def read_bundle(folder):
+        asked.append(folder)
+        return models.describe(experiment.model), fold_norms(variables)
 
     config = experiment.config.copy_and_resolve_references()
     config.train.steps, config.train.start_from = 3, "of-somebody"
-    begun = training.make_experiment(config, jax.device_count(), start=start)
+    begun = training.make_experiment(config, jax.device_count(), read_bundle=read_bundle)
     images = images_of(experiment)
     np.testing.assert_allclose(
         *(experiment.model.apply(each, images) for each in (begun.init().variables, variables)),
@@ -126,11 +126,11 @@ def test_a_run_begins_with_what_it_is_given(trained, tmp_path):
     )
     training.claim_workdir(tmp_path, begun, write=True)
     training.train(begun, tmp_path)
-    assert len(asked) == 2
+    assert asked == ["of-somebody"] * 2
     config.train.steps = 6
-    longer = training.make_experiment(config, jax.device_count(), start=start)
+    longer = training.make_experiment(config, jax.device_count(), read_bundle=read_bundle)
     training.train(longer, tmp_path)
     assert len(asked) == 2, "a run that goes on asks for its beginning again"
     other = make(model__arguments__channels=(4, 16), train__start_from="of-somebody")
     with pytest.raises(ValueError, match="start_from='of-somebody' is of another network"):
-        training.make_experiment(other.config, start=start).init()
+        training.make_experiment(other.config, read_bundle=read_bundle).init()

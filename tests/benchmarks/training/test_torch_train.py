@@ -51,17 +51,21 @@ def leave_run(workdir):
         checkpoints.save(0, jax.device_get(experiment.init()))
 
 
-def train(workdir, *more):
+def command(*arguments):
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.training.torch_train"),
-            *("--config=configs/quickstart.py", f"--run={workdir}", "--nocompiled"),
-            *("--config.objective.name=expected", "--config.train.epochs=2", *more),
-        ],
+        [sys.executable, "-m", *arguments],
         cwd=ROOT,
         env=command_environment(),
         capture_output=True,
         text=True,
+    )
+
+
+def train(workdir, *more):
+    return command(
+        *("benchmarks.training.torch_train", "--config=configs/quickstart.py"),
+        *(f"--run={workdir}", "--nocompiled"),
+        *("--config.objective.name=expected", "--config.train.epochs=2", *more),
     )
 
 
@@ -192,27 +196,34 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_rest_of_the_project_reads_the_run(tmp_path):
-    done = train(tmp_path)
+def test_the_rest_of_the_project_reads_the_run_and_another_begins_with_its_bundle(tmp_path):
+    first, later = tmp_path / "first", tmp_path / "later"
+    done = train(first)
     assert done.returncode == 0, done.stderr
-    run = training.load_run(tmp_path)
+    run = training.load_run(first)
     assert run.step == 2 * (1437 // 64)
-    swept = subprocess.run(
-        [
-            *(sys.executable, "-m", "accordion_jax.main", "--config=configs/quickstart.py"),
-            *(f"--workdir={tmp_path}", "--config.objective.name=expected"),
-            "--config.train.epochs=2",
-        ],
-        cwd=ROOT,
-        env=command_environment(),
-        capture_output=True,
-        text=True,
+    swept = command(
+        *("accordion_jax.main", "--config=configs/quickstart.py", f"--workdir={first}"),
+        *("--config.objective.name=expected", "--config.train.epochs=2"),
     )
     assert swept.returncode == 0, swept.stderr
-    assert (tmp_path / "lookup_table.json").exists()
-    again = train(tmp_path)
+    assert (first / "lookup_table.json").exists()
+    again = train(first)
     assert again.returncode == 1
     assert "has a checkpoint already" in again.stderr
+    cut = command("accordion_jax.bundle", f"--workdir={first}", f"--out={tmp_path}", "--bits=32")
+    assert cut.returncode == 0, cut.stderr
+    (manifest,) = tmp_path.glob("*/manifest.json")
+    taught = train(
+        later,
+        *(f"--config.train.{field}={manifest.parent}" for field in ("start_from", "teacher")),
+        *("--config.objective.distillation=0.5", "--config.optimizer.warmup_epochs=0"),
+    )
+    assert taught.returncode == 0, taught.stderr
+    assert f"begins with the weights of {manifest.parent}" in taught.stderr
+    assert f"learns from the answers of {manifest.parent}" in taught.stderr
+    moved = training.load_run(later).variables["params"]["stem"]["conv"]["kernel"]
+    assert np.abs(moved - run.variables["params"]["stem"]["conv"]["kernel"]).max() > 0
 
 
 @pytest.mark.slow
