@@ -18,83 +18,14 @@ from flax import linen as nn
 
 from accordion_jax.depth import SkipMask
 from accordion_jax.models import prefixes
-from accordion_jax.models.norm import BatchNorm, relu
+from accordion_jax.models.residual import Block, Stem, apply_block, halve, pool, put_statistics
 
 # Features, and the index of the block that they come from.
 Reached = tuple[jax.Array, int]
 
-_conv = functools.partial(
-    nn.Conv,
-    kernel_size=(3, 3),
-    padding="SAME",
-    use_bias=False,
-    # He et al. 2015 (arXiv:1502.01852): keeps the variance of a ReLU network's signals.
-    kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-)
-
-
 # A description may come from a stranger's manifest: what is larger is a mistake, or an attack.
 _MOST_BLOCKS = 10_000  # in a stage
 _MOST_CHANNELS = 1_000_000
-
-
-class Stem(nn.Module):
-    """The first convolution, batch norm and ReLU: [b, h, w, colours] to [b, h, w, channels]."""
-
-    channels: int
-    dtype: Any
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns [batch, height, width, channels]."""
-        x = _conv(self.channels, dtype=self.dtype, name="conv")(x)
-        return relu(BatchNorm(self.axis_name, name="norm")(x, train))
-
-
-class Block(nn.Module):
-    """A basic residual learning structure: two 3x3 convolutions with batch norm, and a shortcut.
-
-    With `classes`, it also holds the head of the configurations that end with it, which the network
-    applies.
-    """
-
-    channels: int
-    dtype: Any
-    axis_name: str | None
-    classes: int = 0
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns an array of the shape of `x`."""
-        y = _conv(self.channels, dtype=self.dtype, name="conv1")(x)
-        y = relu(BatchNorm(self.axis_name, name="norm1")(y, train))
-        y = _conv(self.channels, dtype=self.dtype, name="conv2")(y)
-        y = relu(BatchNorm(self.axis_name, name="norm2")(y, train) + x)
-        if self.classes and self.is_initializing():
-            nn.Dense(self.classes, dtype=self.dtype, name="head")(_pool(y))
-        return y
-
-
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _apply_block(
-    block: Block, variables: Any, x: jax.Array, train: bool
-) -> tuple[jax.Array, dict[str, Any]]:
-    """Returns a block's output and, in training, its new running statistics.
-
-    A function of its own to JAX, so that equal blocks are traced once: not once a block and
-    program. XLA inlines the calls, and compiles the program that it would without.
-
-    Args:
-      block: static; unbound, so that all blocks of a stage are the same one.
-      variables: of the block: {"params": ..., "batch_stats": ...}.
-      x: [batch, height, width, channels].
-      train: static.
-    """
-    if not train:
-        return block.apply(variables, x, False), {}  # type: ignore[return-value]
-    y, updated = block.apply(variables, x, True, mutable=["batch_stats"])
-    return y, updated["batch_stats"]
 
 
 class ResNet(nn.Module):
@@ -268,7 +199,7 @@ class ResNet(nn.Module):
             x, last = reached
             if stages[i] == (stages[i - 1] if i else 0):
                 return x, last
-            return _halve(x, channels[stages[i]]), last
+            return halve(x, channels[stages[i]]), last
 
         channels = self.channels
         # The initial parameters are made block by block: they are the same with and without scan.
@@ -278,7 +209,7 @@ class ResNet(nn.Module):
             (self.stem(images.astype(self.dtype), train), -1),
             before=between,
             block=lambda i, reached: (self._run_block(i, reached[0], train), i),
-            pool=lambda reached: (_pool(reached[0]), reached[1]),
+            pool=lambda reached: (pool(reached[0]), reached[1]),
             read_out=read_out,
             loop=(lambda run, x, read: self._run_stage(run, x[0], train, read)) if scan else None,
             stages=stages,
@@ -311,8 +242,8 @@ class ResNet(nn.Module):
         unit = getattr(self, self.block_names[i])
         if self.is_initializing():
             return unit(x, train)
-        x, statistics = _apply_block(self._unbound(i), unit.variables, x, train)
-        _put_statistics(unit, statistics)
+        x, statistics = apply_block(self._unbound(i), unit.variables, x, train)
+        put_statistics(unit, statistics)
         return x
 
     def _unbound(self, i: int) -> Block:
@@ -341,8 +272,8 @@ class ResNet(nn.Module):
         block = self._unbound(blocks[0])
 
         def body(x, variables):
-            x, statistics = _apply_block(block, variables, x, train)
-            return x, (statistics, _pool(x) if read else None)
+            x, statistics = apply_block(block, variables, x, train)
+            return x, (statistics, pool(x) if read else None)
 
         stacked = jax.tree.map(
             lambda *leaves: jnp.stack(leaves), *(unit.variables for unit in units)
@@ -350,7 +281,7 @@ class ResNet(nn.Module):
         x, (statistics, pooled) = jax.lax.scan(body, x, stacked)
         for i, unit in enumerate(units):
             one = functools.partial(jax.lax.index_in_dim, index=i, keepdims=False)
-            _put_statistics(unit, jax.tree.map(one, statistics))
+            put_statistics(unit, jax.tree.map(one, statistics))
         return (x, blocks[-1]), [(pooled[n], blocks[n]) for n in read]
 
     def _read_out(self, pooled: jax.Array, last: int) -> jax.Array:
@@ -397,21 +328,3 @@ class ResNet(nn.Module):
         for unit, stage in zip(units, self._stage_of_blocks, strict=True):
             params[unit] = {**params[unit], "head": cut(self.channels[stage])}
         return {**variables, "params": params | {"head": cut(self.channels[0])}}
-
-
-def _put_statistics(block: Block, statistics: dict[str, Any]) -> None:
-    """Makes these a bound block's running statistics."""
-    for name, values in statistics.items():
-        block.put_variable("batch_stats", name, values)
-
-
-def _pool(x: jax.Array) -> jax.Array:
-    """The mean over the map: [batch, height, width, channels] to [batch, channels] float32."""
-    return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def _halve(x: jax.Array, channels: int) -> jax.Array:
-    """The transition between stages: 2x2 average pooling, channels padded with zeros."""
-    batch, height, width, present = x.shape
-    pooled = x.reshape(batch, height // 2, 2, width // 2, 2, present).mean(axis=(2, 4))
-    return jnp.pad(pooled, ((0, 0), (0, 0), (0, 0), (0, channels - present)))
