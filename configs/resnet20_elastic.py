@@ -9,29 +9,43 @@ python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:from_plain
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:own_heads
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:fitted_heads
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:longer
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:settled
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:fitted_settled
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:small
 
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
 the weight. `:rounded` goes on from it for eight epochs, in which half of the blocks compute with
 weights in 4 bits, and gives it three quarters. `:sparse` goes on from its bundle for three epochs,
-in which seven tenths of the blocks' weights are zero: the model of ``pretrained/``.
-`:sparse_rounded` goes on for six and a half, rounds as `:rounded` too, and gives the full depth
-seven tenths of the weight: better in 4 bits at the full depth, worse below. `:plain`
-trains the full depth alone, for comparison; `:plain_again` does so from the elastic network's
-weights, in a twelfth of the time. `:from_plain` goes the other way, from the plain network to one
-of all depths, sparse and rounded; `:own_heads` goes on from that, each block with a head of its
-own, and `:fitted_heads` fits these heads: less behind at the full depth, more at the first blocks.
-The last four want --workdir=runs/ and their names: each begins with the one before.
+in which seven tenths of the blocks' weights are zero. `:sparse_rounded` goes on for six and a half,
+rounds as `:rounded` too, and gives the full depth seven tenths of the weight: better in 4 bits at
+the full depth, worse below. `:plain` trains the full depth alone, for comparison; `:plain_again`
+does so from the elastic network's weights, in a twelfth of the time; `:small` trains a ResNet-14,
+with the elastic network for a teacher.
+
+`:from_plain` goes the other way, from the plain network to one of all depths, sparse and rounded;
+`:own_heads` goes on from that, each block with a head of its own, and `:fitted_heads` fits these
+heads. `:longer` goes on from the bundle of that with three quarters of the weights zero, taught by
+the elastic network, until the first blocks are as good as that one's. `:settled` gives seven tenths
+of the weight to the full depth, and `:fitted_settled` fits the heads again: the model of
+``pretrained/``. These six, `:plain` and `:plain_again` want --workdir=runs/ and their names: one
+begins with the other.
+
 5,000 training images are held out, for choices that are made with a trained network. Elastic and
 plain took two minutes each on an H200 that three such runs shared, `:sparse` ten minutes on two CPU
-cores. Top-1 error on the test set: elastic 37.9 % with three blocks, 17.1 % with six, 9.7 % with
-all; sparse 38.1, 17.4 and 10.2 %; plain 8.7 % (50 epochs by PyTorch: 9.2), and with fitted heads
-from that 53.5, 24.8 and 9.7 %.
+cores. Top-1 error on the test set with three blocks, six, and all: elastic 37.9, 17.1 and 9.7 %;
+sparse 38.1, 17.4 and 10.2; fitted heads 53.5, 24.8 and 9.7; longer, fitted, 45.6, 18.4 and 10.0;
+settled, fitted, 49.3, 20.5 and 9.6. Plain 8.7 % (50 epochs by PyTorch: 9.2).
 """
 
 from accordion_jax.runs.config import default_config
 
 _BUNDLE = (
     "results/compositions/elastic/30f94151daa206cd3225559aa792a85e04863c7220f065f26990e78a9dc915c0"
+)
+_BUNDLE_OWN_HEADS = (
+    "results/compositions/own_heads/"
+    "7c2f5d06eb0cb868e5eb2c5f6506238c7f1a78c75bacf0ff08324f3bc8523499"
 )
 _ELASTIC = {
     "objective.name": "expected",
@@ -43,6 +57,18 @@ _OWN_HEADS = {
     "model.arguments.own_heads": True,
     "policy.name": "listed",
     "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
+}
+_SMALLER = _SMALL | {"train.sparsity": 0.75}
+_MORE_BELOW = _OWN_HEADS | {
+    "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.05, 0.08, 0.06, 0.08, 0.11, 0.55),
+}
+_LESS_BELOW = _OWN_HEADS | {
+    "policy.probabilities": (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.04, 0.05, 0.08, 0.7),
+}
+_TAUGHT = {
+    "train.teacher": _BUNDLE,
+    "objective.distillation": 0.5,
+    "objective.temperature": 2.0,
 }
 VARIANTS = {
     "elastic": {"name": "resnet20_elastic"} | _ELASTIC,
@@ -115,6 +141,49 @@ VARIANTS = {
     | _ELASTIC
     | _SMALL
     | _OWN_HEADS,
+    "longer": {
+        "name": "resnet20_elastic",
+        "train.start_from": _BUNDLE_OWN_HEADS,
+        "train.epochs": 36.0,
+        "optimizer.learning_rate": 0.1,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": 36.0,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC
+    | _SMALLER
+    | _TAUGHT
+    | _MORE_BELOW,
+    "settled": {
+        "name": "resnet20_elastic",
+        "train.start_from": "runs/longer",
+        "train.epochs": 14.0,
+        "optimizer.learning_rate": 0.08,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": 14.0,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+    | _ELASTIC
+    | _SMALLER
+    | _LESS_BELOW,
+    "fitted_settled": {
+        "name": "resnet20_elastic_fitted",
+        "train.start_from": "runs/settled",
+        "train.fit_heads": True,
+        "train.epochs": 0.0,
+        "run.eval_every_epochs": 0.0,
+    }
+    | _ELASTIC
+    | _SMALLER
+    | _LESS_BELOW,
+    "small": {
+        "name": "resnet14_plain",
+        "scheme": "resnet",
+        "model.arguments.stage_sizes": (2, 2, 2),
+        "train.epochs": 24.0,
+        "run.eval_every_epochs": 24.0,
+    }
+    | _TAUGHT,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
     "plain_again": {
         "name": "resnet20_plain",

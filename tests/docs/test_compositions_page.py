@@ -13,6 +13,7 @@ MAIN = (
     "Accordion pruned-70 4-8 bits",
     "Accordion pruned-70 rounded 4-8 bits",
     "Accordion pruned-70 rounded own heads 4-6 bits",
+    "Accordion pruned-75 rounded own heads 4-6 bits",
 )
 KEPT = json.loads((ROOT / "results" / "compositions" / "compositions.json").read_text())
 
@@ -54,6 +55,7 @@ def test_the_main_table_is_the_kept_one():
         ("Accordion pruned-70", "bits, 70 % zeros", 4),
         ("Accordion pruned-70 rounded", "bits, 70 % zeros, rounded", 7),
         ("Accordion pruned-70 rounded own heads", "bits, 70 % zeros, rounded, own heads", 4),
+        ("Accordion pruned-75 rounded own heads", "bits, 75 % zeros, rounded, own heads", 7),
     ],
 )
 def test_the_tables_of_precisions_are_the_kept_one(which, first_cell, count):
