@@ -59,7 +59,7 @@ def test_nothing_in_it_is_of_the_machine_that_made_it(manifest):
     assert not re.search(r'"[^"]*(/home/|/root|/tmp|/work)', manifest.to_bytes().decode())
 
 
-def test_it_is_served_fetched_and_run_with_no_data_and_no_training(run_command, tmp_path):
+def test_it_is_served_fetched_and_run_with_no_data_and_no_training(manifest, run_command, tmp_path):
     with serving(BUNDLE) as (url, _):
         images = np.zeros((2, 32, 32, 3), np.uint8)
         np.save(tmp_path / "images.npy", images)
@@ -68,8 +68,12 @@ def test_it_is_served_fetched_and_run_with_no_data_and_no_training(run_command, 
             *(url, f"--cache={tmp_path / 'cache'}", f"--predict={tmp_path / 'images.npy'}"),
         )
     assert ended.returncode == 0, ended.stderr
-    assert "coml-9.6: 9 of 9 blocks, 6 bits, 100 % of the bytes" in ended.stdout
-    assert "predictions  2 by coml-9.6" in ended.stdout
+    best = min(manifest.table.rows, key=lambda row: row.top1_error)
+    share = round(100 * best.size_bytes / manifest.size_bytes)
+    assert f"in use       {best.configuration}: {best.depth} of 9 blocks, " in ended.stdout
+    assert f" bits, {share} % of the bytes, " in ended.stdout
+    assert f"predictions  2 by {best.configuration}" in ended.stdout
+    assert best.depth == 9
 
 
 @pytest.mark.slow
