@@ -7,7 +7,12 @@ import safetensors
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.manifest import digest
-from accordion_jax.delivery.bundle.reading import read_manifest, segment_path, verify_bundle
+from accordion_jax.delivery.bundle.reading import (
+    read_manifest,
+    read_model,
+    segment_path,
+    verify_bundle,
+)
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import BundleError, ManifestError
 from tests.delivery.toys import make_parts
@@ -34,6 +39,26 @@ def test_holds_exactly_the_arrays(tmp_path):
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, wanted[name], strict=True)
         assert segment.tensor_bytes == sum(array.nbytes for array in arrays.values())
+
+
+def test_a_model_is_read_whole_and_checked_and_another_folder_is_none(tmp_path):
+    assert read_model(tmp_path) is None
+    assert read_model(tmp_path / "nowhere") is None
+    parts = make_parts()
+    bundle = write_bundle(tmp_path, **parts)
+    description, variables = read_model(bundle)
+    assert description == read_manifest(bundle).model
+    for unit, arrays in parts["segments"].items():
+        for name, array in arrays.items():
+            collection = "params" if name.startswith("conv") else "batch_stats"
+            tree = variables[collection]
+            *parents, last = name.split("/") if unit == "base" else [unit, *name.split("/")]
+            for parent in parents:
+                tree = tree[parent]
+            np.testing.assert_array_equal(tree[last], array)
+    segment_path(bundle, read_manifest(bundle).segments[-1].sha256).write_bytes(b"")
+    with pytest.raises(BundleError, match="write or copy the bundle again"):
+        read_model(bundle)
 
 
 def test_same_input_gives_same_bytes_whatever_the_memory_order(tmp_path):
