@@ -141,3 +141,12 @@ def test_the_document_is_printed_and_drawn(measured, dataset, judge, tmp_path):
     pictures.draw(tmp_path / "picture.png", document)
     pictures.draw(tmp_path / "without.png", document | {"early_exit": None})
     assert (tmp_path / "picture.png").stat().st_size > (tmp_path / "without.png").stat().st_size
+
+
+def test_of_several_precisions_the_best_at_each_size_is_drawn():
+    def points(*pairs):
+        return [{"bytes": size, "error": error} for size, error in pairs]
+
+    coarse, fine = points((10, 0.5), (30, 0.3), (90, 0.2)), points((20, 0.5), (30, 0.2), (95, 0.1))
+    assert pictures.best_of([*fine, *coarse]) == points((10, 0.5), (30, 0.2), (95, 0.1))
+    assert pictures.best_of([]) == []
