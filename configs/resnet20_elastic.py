@@ -26,10 +26,10 @@ with the elastic network for a teacher.
 `:from_plain` goes the other way, from the plain network to one of all depths, sparse and rounded;
 `:own_heads` goes on from that, each block with a head of its own, and `:fitted_heads` fits these
 heads. `:longer` goes on from the bundle of that with three quarters of the weights zero, taught by
-the elastic network, until the first blocks are as good as that one's. `:settled` gives seven tenths
-of the weight to the full depth, and `:fitted_settled` fits the heads again: the model of
-``pretrained/``. These six, `:plain` and `:plain_again` want --workdir=runs/ and their names: one
-begins with the other.
+the elastic network, until its depths of four blocks and more are about as good as that one's.
+`:settled` gives seven tenths of the weight to the full depth, and `:fitted_settled` fits the heads
+again: the model of ``pretrained/``. These six, `:plain` and `:plain_again` want --workdir=runs/ and
+their names: one begins with the other.
 
 5,000 training images are held out, for choices that are made with a trained network. Elastic and
 plain took two minutes each on an H200 that three such runs shared, `:sparse` ten minutes on two CPU
