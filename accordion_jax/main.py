@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from accordion_jax import data, evaluation, training
-from accordion_jax.delivery.bundle.reading import read_model
+from accordion_jax.delivery.bundle.variables import read_model
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder
 from accordion_jax.models.costs import unit_costs

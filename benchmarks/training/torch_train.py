@@ -26,7 +26,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from accordion_jax import training
-from accordion_jax.delivery.bundle.reading import read_model
+from accordion_jax.delivery.bundle.variables import read_model
 from accordion_jax.runs.folder import CHECKPOINTS, held
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress

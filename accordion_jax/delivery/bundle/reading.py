@@ -4,14 +4,11 @@ import hashlib
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
-from typing import Any
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
 from accordion_jax.delivery.bundle.front import FRONT_NAME, check_front
 from accordion_jax.delivery.bundle.manifest import MAX_MANIFEST_BYTES, Manifest, is_digest
 from accordion_jax.delivery.bundle.unpacking import unpack
-from accordion_jax.delivery.bundle.variables import load_variables
 from accordion_jax.delivery.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
@@ -97,20 +94,6 @@ def verify_bundle(bundle: str | os.PathLike) -> Manifest:
     if front.is_file():
         check_front(front.read_bytes(), manifest, str(front))
     return manifest
-
-
-def read_model(folder: str | os.PathLike) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
-    """Returns what `models.build` needs and the full model's variables; None if it is no bundle.
-
-    Raises:
-      ManifestError, BundleError: as `verify_bundle`.
-    """
-    if not (pathlib.Path(folder) / MANIFEST_NAME).is_file():
-        return None
-    manifest = verify_bundle(folder)
-    return manifest.model, load_variables(
-        manifest, lambda sha256: segment_path(folder, sha256).read_bytes()
-    )
 
 
 def summary(bundle: str | os.PathLike) -> str:

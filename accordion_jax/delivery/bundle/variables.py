@@ -1,6 +1,8 @@
 """Segments as the variables of a network. NumPy only."""
 
 import dataclasses
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +12,7 @@ import safetensors.numpy
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
+from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
 from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
 
@@ -74,6 +77,20 @@ def load_variables(
         loaded[name] = load_segment(manifest, name, read(segment.sha256), before)
         _merge(variables, loaded[name])
     return variables
+
+
+def read_model(folder: str | os.PathLike) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
+    """Returns what `models.build` needs and the full model's variables; None if it is no bundle.
+
+    Raises:
+      ManifestError, BundleError: as `reading.verify_bundle`.
+    """
+    if not (pathlib.Path(folder) / MANIFEST_NAME).is_file():
+        return None
+    manifest = verify_bundle(folder)
+    return manifest.model, load_variables(
+        manifest, lambda sha256: segment_path(folder, sha256).read_bytes()
+    )
 
 
 def merged(segments: Iterable[Loaded]) -> dict[str, Any]:

@@ -7,12 +7,8 @@ import safetensors
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.manifest import digest
-from accordion_jax.delivery.bundle.reading import (
-    read_manifest,
-    read_model,
-    segment_path,
-    verify_bundle,
-)
+from accordion_jax.delivery.bundle.reading import read_manifest, segment_path, verify_bundle
+from accordion_jax.delivery.bundle.variables import read_model
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import BundleError, ManifestError
 from tests.delivery.toys import make_parts
