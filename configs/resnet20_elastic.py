@@ -70,63 +70,57 @@ _TAUGHT = {
     "objective.distillation": 0.5,
     "objective.temperature": 2.0,
 }
+
+
+def _going_on(epochs, learning_rate):
+    """Fields of a run that begins with another's weights: a cosine cycle, measured at its end."""
+    return {
+        "train.epochs": epochs,
+        "optimizer.learning_rate": learning_rate,
+        "optimizer.warmup_epochs": 0.5,
+        "run.eval_every_epochs": epochs,
+        "run.checkpoint_every_epochs": 1.0,
+    }
+
+
 VARIANTS = {
     "elastic": {"name": "resnet20_elastic"} | _ELASTIC,
     "rounded": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/resnet20_elastic-05-expected-distilled_seed0",
         "train.bits": (4, 32),
-        "train.epochs": 8.0,
         "policy.full_probability": 0.75,
-        "optimizer.learning_rate": 0.05,
-        "optimizer.warmup_epochs": 0.5,
+        **_going_on(8.0, 0.05),
         "run.eval_every_epochs": 2.0,
-        "run.checkpoint_every_epochs": 1.0,
     }
     | _ELASTIC,
     "sparse": {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE,
         "train.sparsity": 0.7,
-        "train.epochs": 3.0,
-        "optimizer.learning_rate": 0.05,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 3.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(3.0, 0.05),
     }
     | _ELASTIC,
     "sparse_rounded": {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE,
-        "train.epochs": 6.5,
         "policy.full_probability": 0.7,
-        "optimizer.learning_rate": 0.05,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 6.5,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(6.5, 0.05),
     }
     | _ELASTIC
     | _SMALL,
     "from_plain": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/plain",
-        "train.epochs": 16.0,
         "policy.full_probability": 0.75,
-        "optimizer.learning_rate": 0.1,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 16.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(16.0, 0.1),
     }
     | _ELASTIC
     | _SMALL,
     "own_heads": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/from_plain",
-        "train.epochs": 10.0,
-        "optimizer.learning_rate": 0.1,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 10.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(10.0, 0.1),
     }
     | _ELASTIC
     | _SMALL
@@ -144,11 +138,7 @@ VARIANTS = {
     "longer": {
         "name": "resnet20_elastic",
         "train.start_from": _BUNDLE_OWN_HEADS,
-        "train.epochs": 36.0,
-        "optimizer.learning_rate": 0.1,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 36.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(36.0, 0.1),
     }
     | _ELASTIC
     | _SMALLER
@@ -157,11 +147,7 @@ VARIANTS = {
     "settled": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/longer",
-        "train.epochs": 14.0,
-        "optimizer.learning_rate": 0.08,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 14.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(14.0, 0.08),
     }
     | _ELASTIC
     | _SMALLER
@@ -189,11 +175,7 @@ VARIANTS = {
         "name": "resnet20_plain",
         "scheme": "resnet",
         "train.start_from": _BUNDLE,
-        "train.epochs": 5.0,
-        "optimizer.learning_rate": 0.05,
-        "optimizer.warmup_epochs": 0.5,
-        "run.eval_every_epochs": 5.0,
-        "run.checkpoint_every_epochs": 1.0,
+        **_going_on(5.0, 0.05),
     },
 }
 

@@ -6,7 +6,8 @@ Thresholds are chosen on held-out examples: to a budget of operations, or to an 
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,12 +91,19 @@ def calibrate(answers: Answers, macs: Sequence[int], head_macs: int) -> list[Exi
         best = min(tried, key=lambda each: _total(each, price, macs))
         last = np.asarray(best.thresholds)
         found.append(best)
-    hull, least = [], np.inf
-    for each in sorted(found, key=lambda each: (each.mean_macs, each.error)):
-        if each.error < least:
-            hull.append(each)
-            least = each.error
-    return hull
+    return best_of(found, lambda each: (each.mean_macs, each.error))
+
+
+def best_of(
+    found: Iterable[Any], cost_and_error: Callable[[Any], tuple[float, float]]
+) -> list[Any]:
+    """Returns those that err less than all that cost no more, from cheap to good."""
+    best, least = [], np.inf
+    for each in sorted(found, key=cost_and_error):
+        if (error := cost_and_error(each)[1]) < least:
+            best.append(each)
+            least = error
+    return best
 
 
 def at_budget(found: Sequence[Exits], mean_macs: float) -> Exits | None:

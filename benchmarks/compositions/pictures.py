@@ -1,14 +1,17 @@
 """The picture of all compositions: error against bytes, and against operations."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from accordion_jax.delivery.links.picture import check_that_pictures_can_be_drawn
 from accordion_jax.system.files import replacing
+from benchmarks.compositions.early_exit import best_of
 
 _MARKERS = "osD^vP*Xh<>"
 _COLOURS = (0, 1, 2, 3, 4, 5, 6, 8, 9)  # of Matplotlib's cycle, without its grey
+_OF_RIVALS: dict[str, Any] = {"ms": 5, "lw": 1.0, "ls": "-", "alpha": 0.85}
+_OF_OURS = _OF_RIVALS | {"ms": 3, "ls": "--"}
 
 
 def draw(path: str | os.PathLike, document: Mapping[str, Any]) -> None:
@@ -42,23 +45,21 @@ def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
     families = list(dict.fromkeys(row["family"] for row in document["rows"]))
     own = list(dict.fromkeys(row["family"] for row in document["rows"] if not row["rival"]))
     for number, family in enumerate(families):
-        colour = f"C{_COLOURS[number % len(_COLOURS)]}"
-        if family in own:  # greys, so that rivals have the colours
-            colour = str(0.7 * own.index(family) / len(own))
+        colour, label, looks = f"C{_COLOURS[number % len(_COLOURS)]}", family, _OF_RIVALS
         lines = [row["points"] for row in document["rows"] if row["family"] == family]
-        if family in own:  # one line, so that several networks can be told apart
-            lines = [best_of(point for line in lines for point in line)]
+        if family in own:  # a grey line each: rivals have the colours
+            colour = str(0.7 * own.index(family) / len(own))
+            label, looks = f"{family}, best bits", _OF_OURS
+            every = (point for line in lines for point in line)
+            lines = [best_of(every, lambda point: (point["bytes"], point["error"]))]
         for i, points in enumerate(lines):
             axes.plot(
                 [point["bytes"] / 1e3 for point in points],
                 [100 * point["error"] for point in points],
                 color=colour,
                 marker=_MARKERS[number % len(_MARKERS)],
-                ms=3 if family in own else 5,
-                lw=1.0,
-                ls="--" if family in own else "-",
-                alpha=0.85,
-                label=None if i else f"{family}, best bits" if family in own else family,
+                label=None if i else label,
+                **looks,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")  # most networks are within a few points of the best
@@ -72,15 +73,6 @@ def _draw_bytes(axes: Any, document: Mapping[str, Any]) -> None:
     axes.grid(alpha=0.3, which="both", lw=0.6)
     if families:
         axes.legend(fontsize=8)
-
-
-def best_of(points: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Returns the points that err less than all of fewer bytes, by bytes."""
-    best: list[Mapping[str, Any]] = []
-    for point in sorted(points, key=lambda each: (each["bytes"], each["error"])):
-        if not best or point["error"] < best[-1]["error"]:
-            best.append(point)
-    return best
 
 
 def _draw_macs(axes: Any, document: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from accordion_jax import data, tasks
 from accordion_jax.delivery.links.methods_file import read_rivals, read_rungs
 from accordion_jax.depth import make_ladder
 from benchmarks.compositions import pictures, rows
+from benchmarks.compositions.early_exit import best_of
 from benchmarks.compositions.fitting import Judge
 from benchmarks.compositions.measuring import Measured
 from benchmarks.compositions.table import (
@@ -148,5 +149,10 @@ def test_of_several_precisions_the_best_at_each_size_is_drawn():
         return [{"bytes": size, "error": error} for size, error in pairs]
 
     coarse, fine = points((10, 0.5), (30, 0.3), (90, 0.2)), points((20, 0.5), (30, 0.2), (95, 0.1))
-    assert pictures.best_of([*fine, *coarse]) == points((10, 0.5), (30, 0.2), (95, 0.1))
-    assert pictures.best_of([]) == []
+
+    def size_and_error(point):
+        return point["bytes"], point["error"]
+
+    best = points((10, 0.5), (30, 0.2), (95, 0.1))
+    assert best_of([*fine, *coarse], size_and_error) == best
+    assert best_of([], size_and_error) == []
