@@ -52,17 +52,19 @@ def _is_prefix(mask: SkipMask) -> bool:
 
 
 def loss_of(
-    drawn: Draw, logits: torch.Tensor, labels: torch.Tensor, soft: torch.Tensor | None = None
+    drawn: Draw,
+    outputs: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    soft: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Returns the loss of a draw, as `training.loss.weighted_loss`.
 
     Args:
-      drawn: of masks that are prefixes.
-      logits: [kept blocks + 1, batch, classes], after each block, first of the base alone.
+      drawn: what the step works on.
+      outputs: [batch, classes] logits of each of its masks.
       labels: [batch] int64.
       soft: [batch, classes], answers of the teacher, where that is another network.
     """
-    outputs = [logits[mask.count(False)] for mask in drawn.skip_masks]
     losses = [F.cross_entropy(each, labels) for each in outputs]
     if drawn.teacher is not None:
         soft = outputs[drawn.teacher].detach()
@@ -74,7 +76,7 @@ def loss_of(
             apart = F.kl_div(cool, soft, reduction="batchmean", log_target=True)
             losses[i] = (1 - share) * losses[i] + share * heat**2 * apart
     weighted = (weight * loss for weight, loss in zip(drawn.weights, losses, strict=True))
-    return sum(weighted, start=torch.zeros((), device=logits.device))
+    return sum(weighted, start=torch.zeros((), device=labels.device))
 
 
 def rounded(kernel: torch.Tensor, bits: int) -> torch.Tensor:
@@ -181,8 +183,8 @@ class Trainer:
                 soft = self.teacher(x, (False,) * len(self.teacher.blocks)).float()
         with self._rounded(bits):
             with computing_in(self.precision, self.device):
-                logits = self.forward(x, drawn.skip_mask, truncations=True)
-            loss = loss_of(drawn, logits.float(), labels, soft)
+                outputs = self._outputs(x, drawn)
+            loss = loss_of(drawn, outputs, labels, soft)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
         self.optimizer.step()
@@ -213,6 +215,17 @@ class Trainer:
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
         return kept["epochs"]
+
+    def _outputs(self, x: torch.Tensor, drawn: Draw) -> list[torch.Tensor]:
+        """Logits of each of its masks, in one pass that reads out nothing else.
+
+        A depth that is read out for nothing has a gradient of zeros, which costs a quarter of a
+        step of all depths.
+        """
+        if len(drawn.skip_masks) == 1:
+            return [self.forward(x, drawn.skip_mask)]
+        logits = self.forward(x, drawn.skip_mask, truncations=True)
+        return [logits[mask.count(False)] for mask in drawn.skip_masks]
 
     def _network(self, network: Any, variables: Mapping[str, Any]) -> Any:
         """A network of ours with its variables, on the device."""

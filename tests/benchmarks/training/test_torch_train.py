@@ -89,11 +89,10 @@ def test_the_loss_of_a_distilled_draw_is_ours():
     experiment = experiment_of(**{"objective.distillation": 0.3, "objective.temperature": 3.0})
     drawn, rng = experiment.draw(0), np.random.default_rng(0)
     assert drawn.taught
-    logits = rng.normal(size=(4, 7, 10)).astype(np.float32)
+    logits = rng.normal(size=(len(drawn.skip_masks), 7, 10)).astype(np.float32)
     labels = rng.integers(0, 10, 7).astype(np.int32)
-    depths = [mask.count(False) for mask in drawn.skip_masks]
-    wanted, _ = weighted_loss(drawn, experiment.task, jnp.asarray(logits[depths]), labels)
-    found = torch_trainer.loss_of(drawn, torch.tensor(logits), torch.tensor(labels).long())
+    wanted, _ = weighted_loss(drawn, experiment.task, jnp.asarray(logits), labels)
+    found = torch_trainer.loss_of(drawn, list(torch.tensor(logits)), torch.tensor(labels).long())
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -135,11 +134,13 @@ def test_kernels_are_rounded_as_ours(bits):
     np.testing.assert_allclose(found.numpy().transpose(2, 3, 1, 0), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scheme", ["coml", "resnet"])
 @pytest.mark.parametrize("bits", [(), (4,)])
-def test_a_step_moves_the_weights_as_ours(bits, tmp_path):
+def test_a_step_moves_the_weights_as_ours(bits, scheme, tmp_path):
     leave_run(tmp_path)
+    fields = {"scheme": scheme, "objective.name": "drawn_depth"} if scheme == "resnet" else {}
     experiment = experiment_of(
-        **{"train.start_from": str(tmp_path), "train.sparsity": 0.5, "train.bits": bits}
+        **{"train.start_from": str(tmp_path), "train.sparsity": 0.5, "train.bits": bits, **fields}
     )
     trainer, drawn = trainer_of(experiment), experiment.draw(0)
     images, labels = experiment.train.inputs[:64], experiment.train.targets[:64]
