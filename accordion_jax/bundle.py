@@ -55,6 +55,7 @@ from accordion_jax.training import (
     Run,
     compiler_options,
     load_measured_run,
+    load_run,
     make_experiment,
 )
 from accordion_jax.training.kept_statistics import read_own
@@ -192,6 +193,13 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
         "block_names": tuple(run.model.block_names),
         "bits": bits,
     }
+    if within := run.config.train.within_bits:
+        if not variables.get("batch_stats") or not ladder.has_prefixes_alone:
+            raise ValueError(
+                f"{_WORKDIR.value} was trained within {within} bits, which is for networks with "
+                f"batch norms and ladders of prefixes; that of scheme {ladder.scheme!r} is none"
+            )
+        how["first"] = _first_bits_of(run, bits)
     # Where a ladder is none of prefixes, a norm sees several things.
     few, one_input = min(bits) < MANY_BITS, ladder.has_prefixes_alone
     if not few or not variables.get("batch_stats") or not one_input:
@@ -199,6 +207,21 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
     renew = functools.partial(renewal(make_experiment(run.config)), run.model)
     _log.info("measuring on training images what the norms see of rounded weights")
     return with_measured_norms(variables, renew, **how)
+
+
+def _first_bits_of(run: Run, bits: Sequence[int]) -> Mapping[str, Any]:
+    """The variables of the run within whose levels this one was trained.
+
+    Raises:
+      ValueError: the first bits are others; names both.
+    """
+    within, source = run.config.train.within_bits, run.config.train.start_from
+    if bits[0] != within:
+        raise ValueError(
+            f"--bits={','.join(map(str, bits))}: {_WORKDIR.value} was trained within the levels of "
+            f"{within} bits of {source}, which are what is sent first; give --bits={within},8"
+        )
+    return as_measured(load_run(source)).variables
 
 
 @contextlib.contextmanager

@@ -43,27 +43,19 @@ from accordion_jax.runs.config import default_config
 _BUNDLE = (
     "results/compositions/elastic/30f94151daa206cd3225559aa792a85e04863c7220f065f26990e78a9dc915c0"
 )
-_BUNDLE_OWN_HEADS = (
-    "results/compositions/own_heads/"
-    "7c2f5d06eb0cb868e5eb2c5f6506238c7f1a78c75bacf0ff08324f3bc8523499"
-)
 _ELASTIC = {
     "objective.name": "expected",
     "objective.distillation": 0.5,
     "policy.min_depth": 0,
 }
 _SMALL = {"train.sparsity": 0.7, "train.bits": (4, 32)}
-_OWN_HEADS = {
-    "model.arguments.own_heads": True,
-    "policy.name": "listed",
-    "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.04, 0.07, 0.05, 0.07, 0.1, 0.6),
-}
-_SMALLER = _SMALL | {"train.sparsity": 0.75}
+_OWN_HEADS = {"model.arguments.own_heads": True, "policy.name": "listed"}
+_SPARSER = _SMALL | {"train.sparsity": 0.78}
 _MORE_BELOW = _OWN_HEADS | {
-    "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.05, 0.08, 0.06, 0.08, 0.11, 0.55),
+    "policy.probabilities": (0.01, 0.01, 0.02, 0.03, 0.05, 0.08, 0.06, 0.12, 0.1, 0.52),
 }
 _LESS_BELOW = _OWN_HEADS | {
-    "policy.probabilities": (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.04, 0.05, 0.08, 0.7),
+    "policy.probabilities": (0.005, 0.005, 0.01, 0.01, 0.02, 0.04, 0.03, 0.09, 0.05, 0.74),
 }
 _TAUGHT = {
     "train.teacher": _BUNDLE,
@@ -112,47 +104,24 @@ VARIANTS = {
     "from_plain": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/plain",
-        "policy.full_probability": 0.75,
-        **_going_on(16.0, 0.1),
+        **_going_on(40.0, 0.1),
     }
     | _ELASTIC
-    | _SMALL,
-    "own_heads": {
-        "name": "resnet20_elastic",
-        "train.start_from": "runs/from_plain",
-        **_going_on(10.0, 0.1),
-    }
-    | _ELASTIC
-    | _SMALL
-    | _OWN_HEADS,
-    "fitted_heads": {
-        "name": "resnet20_elastic_fitted",
-        "train.start_from": "runs/own_heads",
-        "train.fit_heads": True,
-        "train.epochs": 0.0,
-        "run.eval_every_epochs": 0.0,
-    }
-    | _ELASTIC
-    | _SMALL
-    | _OWN_HEADS,
-    "longer": {
-        "name": "resnet20_elastic",
-        "train.start_from": _BUNDLE_OWN_HEADS,
-        **_going_on(36.0, 0.1),
-    }
-    | _ELASTIC
-    | _SMALLER
+    | _SPARSER
     | _TAUGHT
-    | _MORE_BELOW,
+    | _MORE_BELOW
+    | {"train.teacher": "runs/plain"},
     "settled": {
         "name": "resnet20_elastic",
-        "train.start_from": "runs/longer",
+        "train.start_from": "runs/from_plain",
         **_going_on(14.0, 0.08),
     }
     | _ELASTIC
-    | _SMALLER
-    | _LESS_BELOW,
-    "fitted_settled": {
+    | _SPARSER
+    | _TAUGHT
+    | _LESS_BELOW
+    | {"train.teacher": "runs/plain"},
+    "fitted": {
         "name": "resnet20_elastic_fitted",
         "train.start_from": "runs/settled",
         "train.fit_heads": True,
@@ -160,8 +129,21 @@ VARIANTS = {
         "run.eval_every_epochs": 0.0,
     }
     | _ELASTIC
-    | _SMALLER
+    | _SPARSER
     | _LESS_BELOW,
+    "refined": {
+        "name": "resnet20_elastic_refined",
+        "train.start_from": "runs/fitted",
+        "train.within_bits": 4,
+        **_going_on(6.0, 0.08),
+    }
+    | _ELASTIC
+    | _OWN_HEADS
+    | _TAUGHT
+    | {
+        "train.teacher": "runs/plain",
+        "policy.probabilities": (*9 * (0.0,), 1.0),
+    },
     "small": {
         "name": "resnet14_plain",
         "scheme": "resnet",
@@ -171,6 +153,15 @@ VARIANTS = {
     }
     | _TAUGHT,
     "plain": {"name": "resnet20_plain", "scheme": "resnet"},
+    "pruned": {
+        "name": "resnet20_plain",
+        "scheme": "resnet",
+        "train.start_from": "runs/plain",
+        **_going_on(8.0, 0.1),
+    }
+    | _SMALL
+    | _TAUGHT
+    | {"train.sparsity": 0.75, "train.teacher": "runs/plain"},
     "plain_again": {
         "name": "resnet20_plain",
         "scheme": "resnet",

@@ -109,6 +109,9 @@ def default_config() -> ml_collections.ConfigDict:
     # Whether own heads (config.model.arguments.own_heads) are fitted, before the first step, to
     # what the network that the run starts from finds, as training.heads says.
     config.train.fit_heads = False
+    # Bits whose levels the convolutions keep that the run starts from: what is trained is what a
+    # refinement from so many bits adds, as training.within says. 0: all.
+    config.train.within_bits = 0
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
@@ -200,6 +203,7 @@ def run_name(config: ml_collections.ConfigDict) -> str:
     name += "-taught" if config.train.teacher else ""
     bits = "-".join(map(str, config.train.bits))
     name += f"-{bits}bits" if bits else ""
+    name += f"-within{config.train.within_bits}" if config.train.within_bits else ""
     share = config.train.sparsity
     return name + (f"-{100 * share:g}zeros".replace(".", "_") if share else "")
 
@@ -213,6 +217,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "train.steps": (0, 1e12),
     "train.batch_size": (1, math.inf),
     "train.sparsity": (0, 0.99),
+    "train.within_bits": (0, 7),
     "optimizer.learning_rate": (0, 1e9),
     "optimizer.warmup_epochs": (0, 1e9),
     "optimizer.weight_decay": (0, 1e9),
@@ -271,6 +276,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             "config.train.fit_heads=True fits heads to what a trained network finds; set "
             "config.train.start_from to a run or a bundle"
+        )
+    if fields["train.within_bits"] and not fields["train.start_from"]:
+        raise ValueError(
+            f"config.train.within_bits={fields['train.within_bits']} keeps the first bits of a "
+            "trained run; set config.train.start_from to it"
         )
     if fields["train.sparsity"] and not fields["train.start_from"]:
         raise ValueError(

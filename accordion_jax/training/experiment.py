@@ -30,6 +30,7 @@ from accordion_jax.training.state import TrainState, Tree, example_spec, init_st
 from accordion_jax.training.teacher import Teacher, teacher_of_run
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
+from accordion_jax.training.within import cells
 
 _log = logging.getLogger("accordion_jax")
 # Of a bundle's folder returns what `models.build` takes, and the full model's variables; of another
@@ -110,6 +111,11 @@ class Experiment:
         if before:
             _log.info("begins with the weights of %s", before)
             if found := self.read_bundle(before):
+                if bits := self.config.train.within_bits:
+                    raise ValueError(
+                        f"config.train.within_bits={bits} keeps the first bits of a run, and "
+                        f"start_from={before!r} is a bundle; give the run that it is of"
+                    )
                 begun = start_with(found[1], state, self.model, before)
                 state = self._unfolded(begun, state.params)
             else:
@@ -123,6 +129,16 @@ class Experiment:
                 params=fit_heads(self.model, variables, self.task, self.train, self.ladder, key)
             )
         return state
+
+    @functools.cached_property
+    def cells(self) -> dict[str, Any] | None:
+        """Where ``config.train.within_bits`` lets the parameters go; None: anywhere.
+
+        Raises:
+          As `init`, and `within.cells`.
+        """
+        bits = self.config.train.within_bits
+        return cells(jax.device_get(self.init().params), bits) if bits else None
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:

@@ -156,13 +156,15 @@ class _Loop:
         self.key = data.replicate(together.key)
         teacher = experiment.teacher
         self.taught_by = data.replicate(teacher.variables) if teacher else None
+        cells = experiment.cells
+        self.cells = data.replicate(cells) if cells else None
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
 
     @property
     def unchanged(self) -> tuple:
         """Arguments that are the same in every step."""
-        return self.inputs, self.targets, self.key, self.taught_by
+        return self.inputs, self.targets, self.key, self.taught_by, self.cells
 
     def run(self, state: TrainState, step: int) -> TrainState:
         """Trains from `step` to the end."""

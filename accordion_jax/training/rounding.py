@@ -24,6 +24,11 @@ MOST_ROUNDED = 8
 SCALES_TRIED = tuple(2.0 ** (-k / 8) for k in range(-4, 20))
 
 
+def levels_of(bits: int) -> int:
+    """Returns how many levels integers of so many bits have: about zero, which is one of them."""
+    return 2**bits - (bits > 1)
+
+
 def rounded(kernel: jax.Array, bits: int) -> jax.Array:
     """Returns a kernel in integers of so many bits; its gradient is passed on unchanged.
 
@@ -33,7 +38,7 @@ def rounded(kernel: jax.Array, bits: int) -> jax.Array:
     """
     fixed = jax.lax.stop_gradient(kernel)
     channels = fixed.reshape(-1, kernel.shape[-1])
-    levels = 2**bits - (bits > 1)
+    levels = levels_of(bits)
     nearest = jax.vmap(lambda weights: _nearest(weights, levels), 1, 1)(channels)
     # The second term is zero, and has the gradient.
     return nearest.reshape(kernel.shape) + (kernel - fixed)

@@ -4,6 +4,7 @@ Nothing crosses between host and devices in a step: the data set, the order of t
 step's number are on the devices already.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from accordion_jax.training.pruning import keep_zeros
 from accordion_jax.training.rounding import round_units
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.teacher import Teacher
+from accordion_jax.training.within import stay_within
 
 AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
@@ -54,6 +56,7 @@ def train_step(
     targets: jax.Array,
     key: jax.Array,
     taught_by: Tree = None,
+    cells: Tree = None,
     *,
     model: Network,
     task: Task,
@@ -83,6 +86,7 @@ def train_step(
       key: [2] uint32, data of the run's key.
       taught_by: variables of the teacher, the same for all runs; an argument, so that programs do
         not hold its weights.
+      cells: ends of the values that parameters may have (`within.cells`), or None; likewise.
       model: called with the skip masks of the draw.
       task: static; prepares the examples, and gives loss and error.
       draw: static; what the step works on.
@@ -174,5 +178,10 @@ def train_step(
     params, opt_state = {}, {}
     for unit, old in state.params.items():
         new, opt_state[unit] = descend(gradients[unit], state.opt_state[unit], old, rate)
-        params[unit] = keep_zeros(old, new) if sparse and unit in model.block_names else new
+        if sparse and unit in model.block_names:
+            new = keep_zeros(old, new)
+        if cells is not None:
+            least, most = cells["least"][unit], cells["most"][unit]
+            new = each_run(functools.partial(stay_within, least=least, most=most))(new)
+        params[unit] = new
     return TrainState(state.step + 1, params, batch_stats, opt_state, objective), metrics

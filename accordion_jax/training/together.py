@@ -128,10 +128,10 @@ class Together:
         from_devices = self._each_run(self._from_devices)
         to_devices = self._each_run(self._to_devices)
 
-        def step(state, order, inputs, targets, key, taught_by=None):
+        def step(state, order, inputs, targets, key, taught_by=None, cells=None):
             state, metrics = self.experiment.step(
                 from_devices(state),
-                *(order, inputs, targets, key, taught_by),
+                *(order, inputs, targets, key, taught_by, cells),
                 draw=draw,
                 devices=count,
                 several=len(self.seeds) > 1,

@@ -136,6 +136,14 @@ class Trainer:
             for kernel in kernels
             if unit in experiment.model.block_names and experiment.config.train.sparsity
         ]
+        cells = experiment.cells
+        ends: Any = [
+            self._network(experiment.model, {**self.begun.variables, "params": cells[end]})
+            for end in ("least", "most")
+            if cells
+        ]
+        each = zip(*(network.parameters() for network in ends), strict=True)
+        self.within = list(zip(self.model.parameters(), each, strict=True)) if cells else []
         self.pad, self.flip, train = task.pad, task.flip, experiment.train
         images = torch.tensor(np.asarray(train.inputs))
         self.padded = F.pad(images, (0, 0, *(self.pad,) * 4)).to(self.device)
@@ -191,6 +199,8 @@ class Trainer:
         with torch.no_grad():
             for kernel, zero in self.zeros:
                 kernel.masked_fill_(zero, 0)
+            for each, ends in self.within:
+                each.clamp_(*ends)
         return loss.detach()
 
     def state(self) -> TrainState:

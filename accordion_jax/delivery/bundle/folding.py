@@ -20,7 +20,12 @@ from typing import Any
 import numpy as np
 
 
-def fold_norms(variables: Mapping[str, Any], *, epsilon: float = 1e-5) -> dict[str, Any]:
+def fold_norms(
+    variables: Mapping[str, Any],
+    by: Mapping[str, Any] | None = None,
+    *,
+    epsilon: float = 1e-5,
+) -> dict[str, Any]:
     """Returns variables with the same outputs, but for rounding, whose norms are biases alone.
 
     A norm belongs to the convolution beside it whose name is the norm's, ``norm`` replaced by
@@ -29,9 +34,17 @@ def fold_norms(variables: Mapping[str, Any], *, epsilon: float = 1e-5) -> dict[s
 
     Args:
       variables: ``{"params": tree, "batch_stats": tree}``; unchanged.
+      by: another network of this structure, whose factors the kernels get in place of their own: so
+        they can be compared with its own, folded. What is then missing is left to the norm as its
+        scale.
       epsilon: that the model's norms add to the variance.
     """
-    params, statistics = _folded(variables["params"], variables.get("batch_stats", {}), epsilon)
+    by = by or variables
+    params, statistics = _folded(
+        *(variables["params"], variables.get("batch_stats", {})),
+        *(by["params"], by.get("batch_stats", {})),
+        epsilon,
+    )
     return {**variables, "params": params, "batch_stats": statistics}
 
 
@@ -81,7 +94,11 @@ def _folded_statistics(
 
 
 def _folded(
-    params: Mapping[str, Any], statistics: Mapping[str, Any], epsilon: float
+    params: Mapping[str, Any],
+    statistics: Mapping[str, Any],
+    by_params: Mapping[str, Any],
+    by_statistics: Mapping[str, Any],
+    epsilon: float,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     new_params, new_statistics = dict(params), dict(statistics)
     for name, node in params.items():
@@ -89,8 +106,8 @@ def _folded(
             continue
         conv = name.replace("norm", "conv")
         if conv == name or not _is_pair(params.get(conv), node, statistics.get(name)):
-            nested = statistics.get(name, {})
-            new_params[name], below = _folded(new_params[name], nested, epsilon)
+            nested = statistics.get(name, {}), by_params[name], by_statistics.get(name, {})
+            new_params[name], below = _folded(new_params[name], *nested, epsilon)
             if name in statistics:
                 new_statistics[name] = below
             continue
@@ -99,14 +116,21 @@ def _folded(
             for array in (node["scale"], node["bias"], *map(statistics[name].get, ("mean", "var")))
         )
         factor = scale / np.sqrt(var + epsilon)
+        theirs = np.asarray(by_params[name]["scale"], np.float64)
+        theirs /= np.sqrt(np.asarray(by_statistics[name]["var"], np.float64) + epsilon)
+        folded = np.where(theirs == 0, factor, theirs)
+        left = np.divide(factor, folded, out=np.ones_like(factor), where=folded != 0)
         # The norm that is left divides by the root of 1 + epsilon.
-        kernel = np.asarray(params[conv]["kernel"], np.float64) * factor * np.sqrt(1 + epsilon)
+        kernel = np.asarray(params[conv]["kernel"], np.float64) * folded * np.sqrt(1 + epsilon)
         shift = mean - np.asarray(params[conv].get("bias", 0.0), np.float64)
         new_params[conv] = {"kernel": kernel.astype(np.float32)}
         if "bias" in params[conv]:
             new_params[conv]["bias"] = np.zeros(factor.shape, np.float32)
         ones, zeros = (np.full(factor.shape, value, np.float32) for value in (1, 0))
-        new_params[name] = {"scale": ones, "bias": (bias - shift * factor).astype(np.float32)}
+        new_params[name] = {
+            "scale": left.astype(np.float32),
+            "bias": (bias - shift * factor).astype(np.float32),
+        }
         new_statistics[name] = {"mean": zeros, "var": ones}
     return new_params, new_statistics
 
@@ -122,7 +146,11 @@ def _is_pair(conv: Any, norm: Any, statistics: Any) -> bool:
     )
 
 
-def norms_to_measure(variables: Mapping[str, Any], kernels: Mapping[str, Any]) -> dict[str, Any]:
+def norms_to_measure(
+    variables: Mapping[str, Any],
+    kernels: Mapping[str, Any],
+    by: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Returns a network with other kernels, whose norms do what they were trained to.
 
     Rounded kernels give features of another mean and variance than those that a norm was trained
@@ -132,9 +160,12 @@ def norms_to_measure(variables: Mapping[str, Any], kernels: Mapping[str, Any]) -
     Args:
       variables: of the network as it was trained, not folded; unchanged.
       kernels: variables of the network, folded, whose kernels are rounded; unchanged.
+      by: that it was folded by, as in `fold_norms`; itself, where it is left out.
     """
 
-    def merged(old: Mapping[str, Any], new: Mapping[str, Any], statistics: Any) -> dict[str, Any]:
+    def merged(
+        old: Mapping[str, Any], new: Mapping[str, Any], factors: Any, statistics: Any
+    ) -> dict[str, Any]:
         found = dict(new)
         for name, node in old.items():
             if not isinstance(node, Mapping):
@@ -143,14 +174,20 @@ def norms_to_measure(variables: Mapping[str, Any], kernels: Mapping[str, Any]) -
             if name.replace("norm", "conv") != name and _is_pair(
                 old.get(name.replace("norm", "conv")), node, below
             ):
-                # The sign of a scale is in the kernel.
-                found[name] = {"scale": np.abs(node["scale"]), "bias": np.asarray(node["bias"])}
+                # The sign of a scale is in the kernel: that of the network that it was folded by.
+                scale, sign = np.asarray(node["scale"]), np.sign(factors[name]["scale"])
+                found[name] = {
+                    "scale": np.where(sign == 0, np.abs(scale), scale * sign),
+                    "bias": np.asarray(node["bias"]),
+                }
             else:
-                found[name] = merged(node, new[name], below)
+                found[name] = merged(node, new[name], factors[name], below)
         return found
 
     statistics = variables.get("batch_stats", {})
-    return {**kernels, "params": merged(variables["params"], kernels["params"], statistics)}
+    factors = (by or variables)["params"]
+    params = merged(variables["params"], kernels["params"], factors, statistics)
+    return {**kernels, "params": params}
 
 
 def unit_norms(

@@ -36,8 +36,9 @@ class Chains:
       base_names: units that are one segment, ``base``.
       block_names: units that are a segment each.
       bits: of the steps, coarse to fine, each 1 to 8, 16 or 32; see `encodings_for`.
-      norms: step -> variables of that step in place of these, which differ in arrays of one axis
-        alone. Of a step that is not the last these are sent in integers, and anew in the next.
+      norms: step -> variables of that step in place of these. Arrays of one axis that differ are
+        sent in integers where the step is not the last, and anew in the next. Kernels that differ
+        must be such that those of the next step round to them.
 
     Attributes:
       names: of the segments: the base, then the blocks as given.
@@ -68,7 +69,9 @@ class Chains:
         of_steps = [(norms or {}).get(step, variables) for step in range(len(bits))]
         for name in self.names:
             units = base_names if name == BASE else ()
-            arrays = [_arrays(each, name, units) for each in of_steps]
+            found = [_arrays(each, name, units) for each in of_steps]
+            # Of one layout, which has an order: that of the last.
+            arrays = [{path: each[path] for path in found[-1]} for each in found]
             encodings = [
                 _encodings(each, bits[step], step, arrays[-1]) for step, each in enumerate(arrays)
             ]
@@ -114,6 +117,7 @@ def with_measured_norms(
     base_names: Sequence[str],
     block_names: Sequence[str],
     bits: Sequence[int],
+    first: Mapping[str, Any] | None = None,
 ) -> Chains:
     """Returns the segments of a network whose few bits have norms that were measured for them.
 
@@ -126,12 +130,17 @@ def with_measured_norms(
       base_names: as in `Chains`.
       block_names: as in `Chains`.
       bits: as in `Chains`.
+      first: variables of the network whose first bits are sent, where it is another one: these were
+        trained within its levels of so many bits (``config.train.within_bits``).
     """
     cut = functools.partial(Chains, base_names=base_names, block_names=block_names)
-    folded, norms = fold_norms(variables), {}
+    folded = fold_norms(variables, first)
+    norms = {0: fold_norms(first)} if first else {}
     for step in (i for i, each in enumerate(bits) if each < MANY_BITS):
-        rounded = cut(folded, bits=bits[step:]).variables({})
-        norms[step] = unit_norms(renew(norms_to_measure(variables, rounded)), folded)
+        before = norms.get(step, folded)
+        rounded = cut(folded, bits=bits[step:], norms={0: before}).variables({})
+        trained = first if first and step == 0 else variables
+        norms[step] = unit_norms(renew(norms_to_measure(trained, rounded, first)), before)
     return cut(folded, bits=bits, norms=norms)
 
 

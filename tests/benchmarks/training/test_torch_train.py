@@ -183,6 +183,25 @@ def test_a_step_moves_the_weights_as_ours(bits, scheme, tmp_path):
     )
 
 
+def test_a_step_stays_within_the_cells_of_ours(tmp_path):
+    leave_run(tmp_path)
+    fields = {"train.start_from": str(tmp_path), "train.within_bits": 3}
+    experiment = experiment_of(**fields, **{"optimizer.learning_rate": 5.0})
+    trainer, (least, most) = trainer_of(experiment), experiment.cells.values()
+    for _ in trainer.epoch(0):
+        pass
+    params = trainer.state().params
+    jax.tree.map(
+        lambda x, low, high: np.testing.assert_array_less(low - 1e-6, x), params, least, most
+    )
+    jax.tree.map(
+        lambda x, low, high: np.testing.assert_array_less(x, high + 1e-6), params, least, most
+    )
+    np.testing.assert_array_equal(params["head"]["kernel"], least["head"]["kernel"])
+    at_an_end = params["stem"]["conv"]["kernel"] == most["stem"]["conv"]["kernel"]
+    assert 0.02 < np.mean(at_an_end) < 0.6
+
+
 def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):
     experiment, kept = experiment_of(**{"train.bits": (4, 32)}), tmp_path / "kept"
     whole = trainer_of(experiment)

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from accordion_jax.delivery.bundle.encodings.segment import read
-from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure
+from accordion_jax.delivery.bundle.precision import Chains, with_measured_norms
 from accordion_jax.delivery.errors import BundleError
+from accordion_jax.training.within import cells
 from tests.delivery.resnets import make_resnet
 
 BASE = ("stem", "head")
@@ -99,6 +101,69 @@ def test_what_makes_no_sense_is_refused(variables, blocks):
             make(bits)
     with pytest.raises(ValueError, match="no parameters of 'stage9'"):
         make([4], ("stage9",))
+
+
+@pytest.fixture(scope="module")
+def refined(variables):
+    """A network within the levels of 4 bits of another, with norms and a head bias of its own."""
+    rng = np.random.default_rng(0)
+    ends = cells(variables["params"], 4)
+
+    def moved(leaf, least, most):
+        if leaf.ndim < 2:
+            return leaf * rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        spread = 0.3 * np.std(leaf)
+        return np.clip(leaf + rng.normal(0, spread, leaf.shape), least, most).astype(np.float32)
+
+    params = jax.tree.map(moved, dict(variables["params"]), ends["least"], ends["most"])
+    statistics = jax.tree.map(lambda x: x * np.float32(1.2), variables["batch_stats"])
+    return {"params": params, "batch_stats": statistics}
+
+
+def test_a_network_may_be_sent_as_the_refinement_of_another(variables, refined, blocks):
+    names = {"base_names": BASE, "block_names": blocks}
+
+    def chained(variables, bits, **more):
+        return with_measured_norms(variables, dict, **names, bits=bits, **more)
+
+    both = chained(refined, [4, 8], first=variables)
+    alone = Chains(fold_norms(variables), **names, bits=[4])
+    first, last = (both.variables(dict.fromkeys(both.names, step)) for step in range(2))
+    for unit in blocks:
+        # But for the few whose scales a bundle chooses otherwise, the first bits are its own.
+        here, there = (kernel(each, unit) for each in (first, alone.variables({})))
+        assert np.mean(np.isclose(here, there, atol=0.15 * np.std(there))) > 0.9
+        assert np.corrcoef(here.ravel(), there.ravel())[0, 1] > 0.99
+    images = np.random.default_rng(1).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    model = make_resnet()[0]
+    wanted, found = (model.apply(each, images) for each in (refined, last))
+    assert np.abs(found - wanted).max() < 0.05 * np.std(wanted)
+    other = model.apply(variables, images)
+    assert np.abs(wanted - other).max() > 0.5 * np.std(wanted)
+    # It costs what the refinement of a network by itself does, and norms anew.
+    own = chained(variables, [4, 8])
+    for unit in blocks:
+        assert both.size_bytes(unit, 0) < 1.05 * own.size_bytes(unit, 0)
+        norms = 4 * sum(np.size(x) for x in jax.tree.leaves(refined["batch_stats"][unit]))
+        assert both.size_bytes(unit, 1) < 1.15 * own.size_bytes(unit, 1) + norms
+
+
+def test_a_network_folded_by_another_answers_as_before(variables, refined):
+    other = jax.tree.map(np.copy, variables)
+    other["params"][BLOCK]["norm1"]["scale"][:2] = 0, -1
+    model = make_resnet()[0]
+    images = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    wanted = model.apply(refined, images)
+    found = model.apply(fold_norms(refined, other), images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * np.std(wanted))
+    own, by = fold_norms(other), fold_norms(refined, other)
+    ratio = kernel(by)[..., 1] / np.where(kernel(own)[..., 1] == 0, 1, kernel(own)[..., 1])
+    plain = kernel(refined)[..., 1] / kernel(other)[..., 1]
+    np.testing.assert_allclose(ratio, plain, rtol=1e-3)
+    # What is measured of it keeps the sign that its kernels were folded with.
+    measured = norms_to_measure(refined, by, other)["params"][BLOCK]["norm1"]["scale"]
+    scale = refined["params"][BLOCK]["norm1"]["scale"]
+    np.testing.assert_array_equal(measured[:2], [abs(scale[0]), -scale[1]])
 
 
 def test_a_step_may_have_norms_of_its_own(variables, blocks):
