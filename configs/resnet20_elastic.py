@@ -7,11 +7,10 @@ python -m accordion_jax.main --config=configs/resnet20_elastic.py:sparse_rounded
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain_again
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:plain
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:from_plain
-python -m accordion_jax.main --config=configs/resnet20_elastic.py:own_heads
-python -m accordion_jax.main --config=configs/resnet20_elastic.py:fitted_heads
-python -m accordion_jax.main --config=configs/resnet20_elastic.py:longer
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:settled
-python -m accordion_jax.main --config=configs/resnet20_elastic.py:fitted_settled
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:fitted
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:refined
+python -m accordion_jax.main --config=configs/resnet20_elastic.py:pruned
 python -m accordion_jax.main --config=configs/resnet20_elastic.py:small
 
 Every depth in every step, the deepest teaching the others. `:elastic` gives the full depth half of
@@ -23,19 +22,19 @@ the full depth, worse below. `:plain` trains the full depth alone, for compariso
 does so from the elastic network's weights, in a twelfth of the time; `:small` trains a ResNet-14,
 with the elastic network for a teacher.
 
-`:from_plain` goes the other way, from the plain network to one of all depths, sparse and rounded;
-`:own_heads` goes on from that, each block with a head of its own, and `:fitted_heads` fits these
-heads. `:longer` goes on from the bundle of that with three quarters of the weights zero, taught by
-the elastic network, until its depths of four blocks and more are about as good as that one's.
-`:settled` gives seven tenths of the weight to the full depth, and `:fitted_settled` fits the heads
-again: the model of ``pretrained/``. These six, `:plain` and `:plain_again` want --workdir=runs/ and
-their names: one begins with the other.
+The others go the other way. `:from_plain` begins with the plain network (80 epochs of `:plain`,
+which also teaches them all), with 78 % of its weights zero, half of its blocks in 4 bits in each
+step, and a head for each block; `:settled` goes on with three quarters of the weight on the full
+depth; `:fitted` fits the heads. `:refined` then trains, for the full depth alone, what these 4 bits
+leave open: its bundle is that of ``pretrained/``. `:pruned` is the plain network with three
+quarters of its weights zero, for comparison. These want --workdir=runs/ and their names: one begins
+with the other.
 
 5,000 training images are held out, for choices that are made with a trained network. Elastic and
 plain took two minutes each on an H200 that three such runs shared, `:sparse` ten minutes on two CPU
 cores. Top-1 error on the test set with three blocks, six, and all: elastic 37.9, 17.1 and 9.7 %;
-sparse 38.1, 17.4 and 10.2; fitted heads 53.5, 24.8 and 9.7; longer, fitted, 45.6, 18.4 and 10.0;
-settled, fitted, 49.3, 20.5 and 9.6. Plain 8.7 % (50 epochs by PyTorch: 9.2).
+sparse 38.1, 17.4 and 10.2; fitted 52.6, 20.9 and 9.4; refined, full depth, 8.8. Plain 8.7 % (80
+epochs by PyTorch: 8.2).
 """
 
 from accordion_jax.runs.config import default_config

@@ -77,7 +77,7 @@ def test_it_is_served_fetched_and_run_with_no_data_and_no_training(manifest, run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["coml-6.4-6.1", "coml-9.6"])
+@pytest.mark.parametrize("name", ["coml-6.4", "coml-9.6"])
 def test_its_error_on_the_real_test_images_is_what_it_says(manifest, name):
     if not list((pathlib.Path(REAL_DIR) / "cifar10").glob("*/dataset_info.json")):
         pytest.skip(f"cifar10 is not prepared in {REAL_DIR}")
