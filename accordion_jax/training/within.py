@@ -67,7 +67,8 @@ def _cell(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
     # The last levels are all that is beyond them, too.
     least = np.where(level <= -half, -np.inf, (level - _REACH) * scale)
     most = np.where(level >= half, np.inf, (level + _REACH) * scale)
-    return tuple(each.astype(np.float32).reshape(array.shape) for each in (least, most))
+    shape = array.shape
+    return least.astype(np.float32).reshape(shape), most.astype(np.float32).reshape(shape)
 
 
 def _scales(weights: np.ndarray, levels: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def _percent(point: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Writes the page."""
-    kept = pathlib.Path(OUT.value) / "compositions.json"
+    kept = pathlib.Path(OUT.value or KEPT) / "compositions.json"
     try:
         rows = json.loads(kept.read_text(encoding="utf-8"))["rows"]
     except (OSError, ValueError, KeyError) as error:
@@ -110,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, out=str(KEPT))
+    run(main)
