@@ -116,8 +116,11 @@ def _folded(
             for array in (node["scale"], node["bias"], *map(statistics[name].get, ("mean", "var")))
         )
         factor = scale / np.sqrt(var + epsilon)
-        theirs = np.asarray(by_params[name]["scale"], np.float64)
-        theirs /= np.sqrt(np.asarray(by_statistics[name]["var"], np.float64) + epsilon)
+        their_scale, their_var = (
+            np.asarray(array, np.float64)
+            for array in (by_params[name]["scale"], by_statistics[name]["var"])
+        )
+        theirs = their_scale / np.sqrt(their_var + epsilon)
         folded = np.where(theirs == 0, factor, theirs)
         left = np.divide(factor, folded, out=np.ones_like(factor), where=folded != 0)
         # The norm that is left divides by the root of 1 + epsilon.
