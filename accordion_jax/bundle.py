@@ -194,10 +194,9 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
         "bits": bits,
     }
     if within := run.config.train.within_bits:
-        if not variables.get("batch_stats") or not ladder.has_prefixes_alone:
+        if not variables.get("batch_stats"):
             raise ValueError(
-                f"{_WORKDIR.value} was trained within {within} bits, which is for networks with "
-                f"batch norms and ladders of prefixes; that of scheme {ladder.scheme!r} is none"
+                f"config.train.within_bits={within} is for networks with batch norms; this has none"
             )
         how["first"] = _first_bits_of(run, bits)
     # Where a ladder is none of prefixes, a norm sees several things.

@@ -262,6 +262,12 @@ def make_experiment(
     model = _make_model(config, train.num_classes, axis_name)
     ladder = make_ladder(config.scheme, model.stage_sizes)
     ladder.subset(config.sweep.depths)  # refuses now what the sweep would after training
+    if (bits := config.train.within_bits) and not ladder.has_prefixes_alone:
+        raise ValueError(
+            f"config.train.within_bits={bits} trains what a bundle of config.scheme="
+            f"{config.scheme!r} cannot send: its configurations are no prefixes, and few bits have "
+            "no norms of their own; wanted 'coml' or 'resnet'"
+        )
     steps_per_epoch = len(train) // batch_size
     total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
     return Experiment(
