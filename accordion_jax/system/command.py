@@ -21,6 +21,8 @@ from accordion_jax.system.room import why_no_room
 from accordion_jax.system.text import printable
 
 _log = logging.getLogger("accordion_jax")
+# In the names of what Orbax has not finished writing.
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class CommandError(Exception):
@@ -92,7 +94,9 @@ def _leave_a_full_disk_to_us() -> None:
     """Keeps what libraries say of a full disk from the screen, by whatever way it comes there."""
 
     def is_for_us(error: BaseException | None) -> bool:
-        return not _is_verbose() and bool(why_no_room(error))
+        # A late thread of Orbax finds that the checkpoint is gone which had no room.
+        gone = isinstance(error, FileNotFoundError) and _UNFINISHED in str(error.filename)
+        return not _is_verbose() and (gone or bool(why_no_room(error)))
 
     absl_logging.use_absl_handler()
     absl_logging.get_absl_handler().addFilter(

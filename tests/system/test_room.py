@@ -133,6 +133,10 @@ def main(argv):
     except OSError:
         absl_logging.exception("a library's words")
         logging.getLogger("asyncio").exception("a task's words")
+    try:
+        open("4.orbax-checkpoint-tmp/metadata", "w")
+    except FileNotFoundError:
+        absl_logging.exception("a late thread's words")
     thread = threading.Thread(target=full)
     thread.start()
     thread.join()
@@ -147,9 +151,9 @@ command.run(main)
 """
 
 
-def call(folder, *arguments):
+def call(folder, *arguments, text=_COMMAND):
     return subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments],
+        [sys.executable, "-c", text, *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -166,9 +170,22 @@ def test_a_command_says_it_in_one_line_whatever_libraries_say(tmp_path):
     assert line.startswith("error: no room in . for table.json (No space left on device; ")
 
 
+def test_that_another_file_is_missing_is_said(tmp_path):
+    finished = call(tmp_path, text=_COMMAND.replace(".orbax-checkpoint-tmp", ""))
+    assert "a late thread's words" in finished.stderr
+    assert "FileNotFoundError" in finished.stderr
+
+
 def test_what_libraries_say_is_there_for_who_asks(tmp_path):
     finished = call(tmp_path, "--verbosity=1")
     assert finished.returncode == 1
-    for words in ("a library's words", "a task's words", "in thread", "ignored in", "never retr"):
+    for words in (
+        "a library's words",
+        "a late thread's words",
+        "a task's words",
+        "in thread",
+        "ignored in",
+        "never retr",
+    ):
         assert words in finished.stderr
     assert finished.stderr.count("Traceback") >= 5
