@@ -102,8 +102,8 @@ def test_without_a_run_or_a_convolution_it_is_refused(trained):
     for bits in (-1, 8, True):
         with pytest.raises(ValueError, match=r"config\.train\.within_bits"):
             make(train__within_bits=bits, train__start_from=str(trained[0]))
+    sizes = {"model__arguments__stage_sizes": (2, 2), "train__start_from": str(trained[0])}
     with pytest.raises(ValueError, match=r"scheme='blockcoml' cannot send: .*; wanted 'coml' or"):
-        sizes = {"model__arguments__stage_sizes": (2, 2), "train__start_from": str(trained[0])}
         make(scheme="blockcoml", train__within_bits=4, **sizes)
     with pytest.raises(ValueError, match="this network has none; set it to 0"):
         cells({"a": {"kernel": np.ones((2, 3), np.float32)}}, 4)
