@@ -47,10 +47,9 @@ def cells(params: Mapping[str, Tree], bits: int) -> dict[str, dict[str, Any]]:
             f"config.train.within_bits={bits} trains what {bits} bits of convolutions leave open, "
             "and this network has none; set it to 0"
         )
-    found = jax.tree.map(lambda leaf: _cell(np.asarray(leaf), bits), dict(params))
-    ends = enumerate(("least", "most"))
-    pair = {"is_leaf": lambda node: isinstance(node, tuple)}
-    return {name: jax.tree.map(lambda both, i=i: both[i], found, **pair) for i, name in ends}
+    leaves, structure = jax.tree.flatten(dict(params))
+    least, most = zip(*(_cell(np.asarray(leaf), bits) for leaf in leaves), strict=True)
+    return {"least": structure.unflatten(least), "most": structure.unflatten(most)}
 
 
 def _cell(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
