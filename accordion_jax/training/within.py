@@ -11,6 +11,7 @@ Dense kernels, which are heads, stay as they are, and all else is free: norms ar
 refinement. NumPy, but for the step itself.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,8 @@ def cells(params: Mapping[str, Tree], bits: int) -> dict[str, dict[str, Any]]:
         )
     leaves, structure = jax.tree.flatten(dict(params))
     least, most = zip(*(_cell(np.asarray(leaf), bits) for leaf in leaves), strict=True)
-    return {"least": structure.unflatten(least), "most": structure.unflatten(most)}
+    unflatten = functools.partial(jax.tree.unflatten, structure)
+    return {"least": unflatten(least), "most": unflatten(most)}
 
 
 def _cell(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
