@@ -61,6 +61,7 @@ _TAUGHT = {
     "objective.distillation": 0.5,
     "objective.temperature": 2.0,
 }
+_TAUGHT_BY_PLAIN = _TAUGHT | {"train.teacher": "runs/plain"}
 
 
 def _going_on(epochs, learning_rate):
@@ -107,9 +108,8 @@ VARIANTS = {
     }
     | _ELASTIC
     | _SPARSER
-    | _TAUGHT
-    | _MORE_BELOW
-    | {"train.teacher": "runs/plain"},
+    | _TAUGHT_BY_PLAIN
+    | _MORE_BELOW,
     "settled": {
         "name": "resnet20_elastic",
         "train.start_from": "runs/from_plain",
@@ -117,9 +117,8 @@ VARIANTS = {
     }
     | _ELASTIC
     | _SPARSER
-    | _TAUGHT
-    | _LESS_BELOW
-    | {"train.teacher": "runs/plain"},
+    | _TAUGHT_BY_PLAIN
+    | _LESS_BELOW,
     "fitted": {
         "name": "resnet20_elastic_fitted",
         "train.start_from": "runs/settled",
@@ -138,11 +137,8 @@ VARIANTS = {
     }
     | _ELASTIC
     | _OWN_HEADS
-    | _TAUGHT
-    | {
-        "train.teacher": "runs/plain",
-        "policy.probabilities": (*9 * (0.0,), 1.0),
-    },
+    | _TAUGHT_BY_PLAIN
+    | {"policy.probabilities": (*9 * (0.0,), 1.0)},
     "small": {
         "name": "resnet14_plain",
         "scheme": "resnet",
@@ -159,8 +155,8 @@ VARIANTS = {
         **_going_on(8.0, 0.1),
     }
     | _SMALL
-    | _TAUGHT
-    | {"train.sparsity": 0.75, "train.teacher": "runs/plain"},
+    | _TAUGHT_BY_PLAIN
+    | {"train.sparsity": 0.75},
     "plain_again": {
         "name": "resnet20_plain",
         "scheme": "resnet",

@@ -46,16 +46,35 @@ def rounded(kernel: jax.Array, bits: int) -> jax.Array:
 
 def _nearest(weights: jax.Array, levels: int) -> jax.Array:
     """The weights of one channel, [rows], at the levels of the scale that suits them best."""
-    half = (levels - 1) / 2
+    scale = best_scale(weights, levels)
+    return level_at(weights, scale, levels) * scale
+
+
+def best_scale(
+    weights: jax.Array, levels: int, factors: Sequence[float] = SCALES_TRIED
+) -> jax.Array:
+    """Returns the scale with the least squared error of the weights of one channel, [].
+
+    Args:
+      weights: [rows].
+      levels: how many.
+      factors: of the scales that are tried, of the one that clips nothing.
+    """
     largest = jnp.max(jnp.abs(weights))
     # A channel of zeros stays one, whatever its scale is.
-    tried = jnp.asarray(SCALES_TRIED, weights.dtype) * (jnp.where(largest > 0, largest, 1.0) / half)
+    unit = jnp.where(largest > 0, largest, 1.0) / ((levels - 1) / 2)
+    tried = jnp.asarray(factors, weights.dtype) * unit
 
-    def at(scale: jax.Array) -> jax.Array:
-        return (jnp.clip(jnp.round(weights / scale + half), 0, levels - 1) - half) * scale
+    def error(scale: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(level_at(weights, scale, levels) * scale - weights))
 
-    errors = jax.vmap(lambda scale: jnp.sum(jnp.square(at(scale) - weights)))(tried)
-    return at(tried[jnp.argmin(errors)])
+    return tried[jnp.argmin(jax.vmap(error)(tried))]
+
+
+def level_at(weights: jax.Array, scale: jax.Array, levels: int) -> jax.Array:
+    """Returns the level that is nearest to each weight, about zero, in steps of the scale."""
+    half = (levels - 1) / 2
+    return jnp.clip(jnp.round(weights / scale + half), 0, levels - 1) - half
 
 
 def round_units(params: Mapping[str, Tree], bits: Sequence[int], key: jax.Array) -> dict[str, Any]:

@@ -8,7 +8,7 @@ its first bits leave open, for the full depth alone: each weight of a convolutio
 and more bits another: Jin et al. 2020, arXiv:1912.09666, for several precisions trained together.)
 
 Dense kernels, which are heads, stay as they are, and all else is free: norms are sent anew with a
-refinement. NumPy, but for the step itself.
+refinement.
 """
 
 import functools
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accordion_jax.training.rounding import levels_of
+from accordion_jax.training.rounding import best_scale, level_at, levels_of
 from accordion_jax.training.state import Tree
 
 # Share of a level's distance to the next that a weight may be away from it; half of it is the
@@ -27,7 +27,7 @@ from accordion_jax.training.state import Tree
 _REACH = 0.4
 # Scales that are tried for a channel, sixteen an octave, as a bundle does: from a half octave above
 # the one that clips nothing to four below it.
-_TRIED = 2.0 ** (-np.arange(-8, 64, dtype=np.float32) / 16)
+_TRIED = tuple(2.0 ** (-k / 16) for k in range(-8, 64))
 
 
 def cells(params: Mapping[str, Tree], bits: int) -> dict[str, dict[str, Any]]:
@@ -60,30 +60,16 @@ def _cell(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full_like(array, -np.inf), np.full_like(array, np.inf)
     if array.ndim == 2:
         return array, array
-    weights = array.reshape(-1, array.shape[-1])
-    levels = levels_of(bits)
-    half = np.float32((levels - 1) / 2)
-    scale = _scales(weights, levels)
-    level = np.clip(np.rint(weights / scale + half), 0, levels - 1) - half
+    weights, levels = jnp.asarray(array.reshape(-1, array.shape[-1])), levels_of(bits)
+    find = functools.partial(best_scale, levels=levels, factors=_TRIED)
+    found = jax.vmap(find, 1)(weights)
+    level, scale = np.asarray(level_at(weights, found[None], levels)), np.asarray(found)
+    outermost = (levels - 1) / 2
     # The last levels are all that is beyond them, too.
-    least = np.where(level <= -half, -np.inf, (level - _REACH) * scale)
-    most = np.where(level >= half, np.inf, (level + _REACH) * scale)
+    least = np.where(level <= -outermost, -np.inf, (level - _REACH) * scale)
+    most = np.where(level >= outermost, np.inf, (level + _REACH) * scale)
     shape = array.shape
     return least.astype(np.float32).reshape(shape), most.astype(np.float32).reshape(shape)
-
-
-def _scales(weights: np.ndarray, levels: int) -> np.ndarray:
-    """Of each channel the scale of the least squared error; [rows, channels] to [channels]."""
-    half = np.float32((levels - 1) / 2)
-    largest = np.abs(weights).max(axis=0)
-    unit = np.where(largest > 0, largest, np.float32(1)) / half
-    best, least = unit, np.full(unit.shape, np.inf, np.float32)
-    for factor in _TRIED:
-        scale = factor * unit
-        rounded = (np.clip(np.rint(weights / scale + half), 0, levels - 1) - half) * scale
-        error = np.square(rounded - weights).sum(axis=0)
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    return best
 
 
 def stay_within(new: Tree, least: Tree, most: Tree) -> Any:

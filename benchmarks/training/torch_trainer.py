@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - as everyone calls it
 from accordion_jax import training
 from accordion_jax.system.files import write_whole
 from accordion_jax.training.objective import Draw
-from accordion_jax.training.rounding import MOST_ROUNDED, SCALES_TRIED
+from accordion_jax.training.rounding import MOST_ROUNDED, SCALES_TRIED, levels_of
 from accordion_jax.training.state import TrainState
 from benchmarks.training.torch_peer import ResNet, computing_in, crop_and_flip
 from benchmarks.work import SkipMask
@@ -87,7 +87,7 @@ def rounded(kernel: torch.Tensor, bits: int) -> torch.Tensor:
       bits: 1 to 8.
     """
     weights = kernel.flatten(1)
-    levels = 2**bits - (bits > 1)
+    levels = levels_of(bits)
     half = (levels - 1) / 2
     largest = weights.abs().amax(1, keepdim=True)
     unit = torch.where(largest > 0, largest, 1.0) / half
@@ -136,14 +136,14 @@ class Trainer:
             for kernel in kernels
             if unit in experiment.model.block_names and experiment.config.train.sparsity
         ]
-        cells = experiment.cells
-        ends: Any = [
-            self._network(experiment.model, {**self.begun.variables, "params": cells[end]})
-            for end in ("least", "most")
-            if cells
-        ]
-        each = zip(*(network.parameters() for network in ends), strict=True)
-        self.within = list(zip(self.model.parameters(), each, strict=True)) if cells else []
+        self.within: list[Any] = []  # (parameter, least, most)
+        if cells := experiment.cells:
+            ends = (
+                self._network(experiment.model, {**self.begun.variables, "params": cells[end]})
+                for end in ("least", "most")
+            )
+            every = (network.parameters() for network in (self.model, *ends))
+            self.within = list(zip(*every, strict=True))
         self.pad, self.flip, train = task.pad, task.flip, experiment.train
         images = torch.tensor(np.asarray(train.inputs))
         self.padded = F.pad(images, (0, 0, *(self.pad,) * 4)).to(self.device)
@@ -199,8 +199,8 @@ class Trainer:
         with torch.no_grad():
             for kernel, zero in self.zeros:
                 kernel.masked_fill_(zero, 0)
-            for each, ends in self.within:
-                each.clamp_(*ends)
+            for each, least, most in self.within:
+                each.clamp_(least, most)
         return loss.detach()
 
     def state(self) -> TrainState:
