@@ -30,7 +30,12 @@ import numpy as np
 from absl import app, flags
 
 from accordion_jax import data, evaluation
-from accordion_jax.delivery.bundle.cutting import bundle_parts, measured_ladder, own_piece
+from accordion_jax.delivery.bundle.cutting import (
+    bundle_parts,
+    measured_ladder,
+    own_piece,
+    tree_of,
+)
 from accordion_jax.delivery.bundle.encoding import Measured, encoded_parts
 from accordion_jax.delivery.bundle.encodings.segment import read
 from accordion_jax.delivery.bundle.folding import fold_norms, fold_statistics
@@ -39,12 +44,11 @@ from accordion_jax.delivery.bundle.passes_kept import digest_of, kept
 from accordion_jax.delivery.bundle.precision import (
     MANY_BITS,
     Chains,
-    tree_of,
     with_measured_norms,
 )
 from accordion_jax.delivery.bundle.reading import summary
 from accordion_jax.delivery.bundle.searching import find_order, passes_of_search
-from accordion_jax.delivery.bundle.variables import replaced
+from accordion_jax.delivery.bundle.variables import read_model, replaced
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
@@ -55,7 +59,6 @@ from accordion_jax.training import (
     Run,
     compiler_options,
     load_measured_run,
-    load_run,
     make_experiment,
 )
 from accordion_jax.training.kept_statistics import read_own
@@ -198,7 +201,7 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
             raise ValueError(
                 f"config.train.within_bits={within} is for networks with batch norms; this has none"
             )
-        how["first"] = _first_bits_of(run, bits)
+        return _refining(run, bits, how)
     # Where a ladder is none of prefixes, a norm sees several things.
     few, one_input = min(bits) < MANY_BITS, ladder.has_prefixes_alone
     if not few or not variables.get("batch_stats") or not one_input:
@@ -208,19 +211,26 @@ def _chains(run: Run, ladder: Ladder, bits: Sequence[int]) -> Chains:
     return with_measured_norms(variables, renew, **how)
 
 
-def _first_bits_of(run: Run, bits: Sequence[int]) -> Mapping[str, Any]:
-    """The variables of the run within whose levels this one was trained.
+def _refining(run: Run, bits: Sequence[int], how: Mapping[str, Any]) -> Chains:
+    """The segments of the bundle that the run began with, and what the run adds to them.
 
     Raises:
-      ValueError: the first bits are others; names both.
+      ValueError: the first bits are others, or what the run began with is no bundle; names both.
     """
     within, source = run.config.train.within_bits, run.config.train.start_from
-    if bits[0] != within:
+    if bits[0] != within or len(bits) < 2:
         raise ValueError(
             f"--bits={','.join(map(str, bits))}: {_WORKDIR.value} was trained within the levels of "
             f"{within} bits of {source}, which are what is sent first; give --bits={within},8"
         )
-    return as_measured(load_run(source)).variables
+    experiment = make_experiment(run.config, read_bundle=read_model)
+    found, bundled = experiment.within, read_model(source)
+    assert found is not None
+    assert bundled is not None
+    _log.info("measuring on training images what the norms see of rounded weights")
+    renew = functools.partial(renewal(experiment), run.model)
+    pieces = bundled.first.pieces
+    return with_measured_norms(run.variables, renew, first=pieces, sizes=found.sizes, **how)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,12 @@ from accordion_jax.runs.config import default_config
 _BUNDLE = (
     "results/compositions/elastic/30f94151daa206cd3225559aa792a85e04863c7220f065f26990e78a9dc915c0"
 )
+_PLAIN = (
+    "results/compositions/plain/4ad2c600a54a0764913f6590cb89325975489d0ffd68e7b3b25eeaaad17fc9ce"
+)
+_REFINED = (
+    "results/compositions/refined/40d52c6a8bc3b148524e6dad096d7a40b6a8708a9afba40b230f7677a880d839"
+)
 _ELASTIC = {
     "objective.name": "expected",
     "objective.distillation": 0.5,
@@ -131,14 +137,16 @@ VARIANTS = {
     | _LESS_BELOW,
     "refined": {
         "name": "resnet20_elastic_refined",
-        "train.start_from": "runs/fitted",
+        "train.start_from": _REFINED,
         "train.within_bits": 4,
-        **_going_on(6.0, 0.08),
+        "train.partly_refined": 0.5,
+        "train.bits": (5,),
+        **_going_on(12.0, 0.08),
     }
     | _ELASTIC
     | _OWN_HEADS
-    | _TAUGHT_BY_PLAIN
-    | {"policy.probabilities": (*9 * (0.0,), 1.0)},
+    | _TAUGHT
+    | {"train.teacher": _PLAIN, "policy.probabilities": (*9 * (0.0,), 1.0)},
     "small": {
         "name": "resnet14_plain",
         "scheme": "resnet",

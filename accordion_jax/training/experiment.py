@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,43 @@ from accordion_jax.training.state import TrainState, Tree, example_spec, init_st
 from accordion_jax.training.teacher import Teacher, teacher_of_run
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
-from accordion_jax.training.within import cells
+from accordion_jax.training.within import REACH, Within, within
 
 _log = logging.getLogger("accordion_jax")
-# Of a bundle's folder returns what `models.build` takes, and the full model's variables; of another
-# folder None.
-BundleReader = Callable[[str], tuple[Mapping[str, Any], Mapping[str, Tree]] | None]
+
+
+class FirstBits(Protocol):
+    """What a bundle sends first."""
+
+    @property
+    def bits(self) -> int:
+        """Of a weight."""
+
+    def cells(self, reach: float, /) -> Mapping[str, Tree]:
+        """Returns {"least": ..., "most": ...}: the values that round to its levels."""
+
+    def variables(self) -> Mapping[str, Tree]:
+        """Returns those of the network that it is."""
+
+
+class BundledModel(Protocol):
+    """The network of a bundle."""
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What `models.build` takes."""
+
+    @property
+    def variables(self) -> Mapping[str, Tree]:
+        """Of the full model."""
+
+    @property
+    def first(self) -> FirstBits:
+        """What it sends first."""
+
+
+# Of another folder than a bundle's returns None.
+BundleReader = Callable[[str], BundledModel | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +142,7 @@ class Experiment:
         if before:
             _log.info("begins with the weights of %s", before)
             if found := self.read_bundle(before):
-                if bits := self.config.train.within_bits:
-                    raise ValueError(
-                        f"config.train.within_bits={bits} keeps the first bits of a run, and "
-                        f"start_from={before!r} is a bundle; give the run that it is of"
-                    )
-                begun = start_with(found[1], state, self.model, before)
-                state = self._unfolded(begun, state.params)
+                state = self._unfolded(found.variables, state)
             else:
                 state = start_from(before, state, self.model)
         if share := self.config.train.sparsity:
@@ -131,14 +156,42 @@ class Experiment:
         return state
 
     @functools.cached_property
-    def cells(self) -> dict[str, Any] | None:
+    def within(self) -> Within | None:
         """Where ``config.train.within_bits`` lets the parameters go; None: anywhere.
 
         Raises:
-          As `init`, and `within.cells`.
+          ValueError: what the run begins with is no bundle of so many bits; names it.
+          Others: as `init`.
         """
-        bits = self.config.train.within_bits
-        return cells(jax.device_get(self.init().params), bits) if bits else None
+        bits, source = self.config.train.within_bits, self.config.train.start_from
+        if not bits:
+            return None
+        wanted = f"config.train.within_bits={bits} keeps the first bits of a bundle"
+        found = self.read_bundle(source)
+        if found is None:
+            raise ValueError(
+                f"{wanted}, and start_from={source!r} is none; cut one of it first: "
+                f"python -m accordion_jax.bundle --workdir={source} --out=DIR --bits={bits}"
+            )
+        if found.first.bits != bits:
+            raise ValueError(
+                f"{wanted}, and those of start_from={source!r} are {found.first.bits}; give that"
+            )
+        bundled = getattr(self.model, "adopt", dict)(found.variables)["params"]
+        made = within(found.first.cells(REACH), bundled, jax.device_get(self.init().params))
+        if not self.config.train.partly_refined:
+            return made
+        first = self._unfolded(found.first.variables(), self.init())
+        return made._replace(first=dict(jax.device_get(first.params)))
+
+    @property
+    def cells(self) -> dict[str, Any] | None:
+        """`within` as a step takes it: {"least": ..., "most": ..., "first": ...}."""
+        found = self.within
+        if found is None:
+            return None
+        first = {"first": found.first} if found.first else {}
+        return {"least": found.least, "most": found.most, **first}
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
@@ -153,16 +206,20 @@ class Experiment:
             return None
         _log.info("learns from the answers of %s", source)
         if found := self.read_bundle(source):
-            model = models.build(found[0], dtype=jnp.dtype(self.config.model.dtype))
-            teacher = Teacher(model, found[1])
+            model = models.build(found.description, dtype=jnp.dtype(self.config.model.dtype))
+            teacher = Teacher(model, found.variables)
         else:
             teacher = teacher_of_run(source)
         return teacher.check(self.model, self.example, source)
 
-    def _unfolded(self, state: TrainState, fresh: Tree) -> TrainState:
-        key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 3)
-        found = unfold_norms(self.model, state.variables, self.task, self.train, key, fresh)
-        return state._replace(params=found["params"], batch_stats=found["batch_stats"])
+    def _unfolded(self, variables: Mapping[str, Tree], state: TrainState) -> TrainState:
+        """A state with a bundle's variables, as training knows them: the same for every seed."""
+        begun = start_with(variables, state, self.model, self.config.train.start_from)
+        key = jax.random.key(0)
+        fresh = init_state(self.model, self.optimizer, jax.random.fold_in(key, 0), self.example)
+        key = jax.random.fold_in(key, 3)
+        found = unfold_norms(self.model, begun.variables, self.task, self.train, key, fresh.params)
+        return begun._replace(params=found["params"], batch_stats=found["batch_stats"])
 
     @property
     def shapes(self) -> TrainState:
@@ -187,6 +244,7 @@ class Experiment:
             batch_size=self.config.train.batch_size,
             bits=tuple(self.config.train.bits),
             sparse=self.config.train.sparsity > 0,
+            partly=self.config.train.partly_refined,
             teacher=self.teacher,
         )
 

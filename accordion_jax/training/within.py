@@ -1,75 +1,105 @@
-"""Training of the bits that a refinement adds, while those that are sent first stay as they are.
+"""Training of the bits that a refinement adds, while those that are out already stay as they are.
 
 A network in few bits serves all depths. When the bits come that make more of them, the full depth
 is there, or soon will be, and they need not be what was rounded off: any value that the few bits
-round to is as good to the device. So a run may begin with a network for all depths, and train what
+round to is as good to the device. So a run may begin with a bundle for all depths, and train what
 its first bits leave open, for the full depth alone: each weight of a convolution stays in the
 *cell* of its level, the values that are nearest to it. (That a few bits are a network by themselves
 and more bits another: Jin et al. 2020, arXiv:1912.09666, for several precisions trained together.)
 
 Dense kernels, which are heads, stay as they are, and all else is free: norms are sent anew with a
 refinement.
+
+A run that begins with a bundle gives its kernels another size (`unfolding`), and cells are of that
+size too.
 """
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accordion_jax.training.rounding import best_scale, level_at, levels_of
 from accordion_jax.training.state import Tree
 
-# Share of a level's distance to the next that a weight may be away from it; half of it is the
-# border, which a weight that is rounded to more bits must not cross.
-_REACH = 0.4
-# Scales that are tried for a channel, sixteen an octave, as a bundle does: from a half octave above
-# the one that clips nothing to four below it.
-_TRIED = tuple(2.0 ** (-k / 16) for k in range(-8, 64))
+# Share of a level's distance to the next that a weight may be away from it. Half of it is the
+# border; so near to it, rounding to more bits would carry many weights over, and a bundle bring
+# them back.
+REACH = 0.45
 
 
-def cells(params: Mapping[str, Tree], bits: int) -> dict[str, dict[str, Any]]:
-    """Returns the least and the largest value that each number may have.
+class Within(NamedTuple):
+    """Where the parameters of a run may go.
+
+    Attributes:
+      least: of each number, of the structure and shapes of the parameters.
+      most: likewise.
+      sizes: of each array, how many times as large as in the bundle it is.
+      first: parameters of the network that the bundle sends first; None where no step needs them.
+    """
+
+    least: dict[str, Any]
+    most: dict[str, Any]
+    sizes: dict[str, Any]
+    first: dict[str, Any] | None = None
+
+
+def within(
+    cells: Mapping[str, Tree], bundled: Mapping[str, Tree], begun: Mapping[str, Tree]
+) -> Within:
+    """Returns where parameters may go.
 
     Args:
-      params: unit -> tree, of the network whose first bits stay; unchanged.
-      bits: 1 to 7, that are sent first.
-
-    Returns:
-      {"least": ..., "most": ...}, each of the structure and shapes of `params`.
-
-    Raises:
-      ValueError: there is no convolution.
+      cells: {"least": ..., "most": ...} of the bundle's parameters, each unit -> tree.
+      bundled: the parameters of the bundle.
+      begun: those that the run begins with: of the bundle, kernels perhaps of another size.
     """
-    if not any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(params)):
-        raise ValueError(
-            f"config.train.within_bits={bits} trains what {bits} bits of convolutions leave open, "
-            "and this network has none; set it to 0"
-        )
-    leaves, structure = jax.tree.flatten(dict(params))
-    least, most = zip(*(_cell(np.asarray(leaf), bits) for leaf in leaves), strict=True)
-    unflatten = functools.partial(jax.tree.unflatten, structure)
-    return {"least": unflatten(least), "most": unflatten(most)}
+    sizes = jax.tree.map(_size, dict(begun), dict(bundled))
+    least, most = (
+        jax.tree.map(_end, dict(cells[end]), sizes, dict(begun)) for end in ("least", "most")
+    )
+    return Within(least, most, sizes)
 
 
-def _cell(array: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of each number's cell."""
-    if array.ndim < 2:
-        return np.full_like(array, -np.inf), np.full_like(array, np.inf)
-    if array.ndim == 2:
-        return array, array
-    weights, levels = jnp.asarray(array.reshape(-1, array.shape[-1])), levels_of(bits)
-    find = functools.partial(best_scale, levels=levels, factors=_TRIED)
-    found = jax.vmap(find, 1)(weights)
-    level, scale = np.asarray(level_at(weights, found[None], levels)), np.asarray(found)
-    outermost = (levels - 1) / 2
-    # The last levels are all that is beyond them, too.
-    least = np.where(level <= -outermost, -np.inf, (level - _REACH) * scale)
-    most = np.where(level >= outermost, np.inf, (level + _REACH) * scale)
-    shape = array.shape
-    return least.astype(np.float32).reshape(shape), most.astype(np.float32).reshape(shape)
+def _size(now: Any, before: Any) -> float:
+    if np.ndim(now) < 2 or not np.any(before):
+        return 1.0
+    norms = (float(np.linalg.norm(np.asarray(each, np.float64))) for each in (now, before))
+    return next(norms) / next(norms)
+
+
+def _end(end: Any, size: float, begun: Any) -> np.ndarray:
+    """The end of each number's cell; a dense kernel has no room."""
+    fixed = np.ndim(begun) == 2
+    return np.asarray(begun, np.float32) if fixed else np.asarray(end * size, np.float32)
+
+
+def refine_some_units(
+    params: Mapping[str, Tree], first: Mapping[str, Tree], partly: float, key: jax.Array
+) -> dict[str, Any]:
+    """Returns parameters of a step in which all units are refined, or only some.
+
+    A device holds some blocks refined and others as they were sent first, before it holds all.
+
+    Args:
+      params: unit -> tree, refined.
+      first: likewise, as they are sent first; has these units at least.
+      partly: share of the steps in which each unit is refined with a probability that is drawn for
+        the step, uniformly; in the others all are.
+      key: of the draws.
+    """
+    names = sorted(params)
+    of_step, of_units = jax.random.split(key)
+    # Below the share, what is drawn is uniform in it; above, it is more than any unit draws.
+    probability = jax.random.uniform(of_step) / partly
+    refined = jax.random.uniform(of_units, (len(names),)) < probability
+
+    def chosen(which: jax.Array, unit: str) -> Any:
+        return jax.tree.map(functools.partial(jnp.where, which), params[unit], first[unit])
+
+    return {name: chosen(which, name) for name, which in zip(names, refined, strict=True)}
 
 
 def stay_within(new: Tree, least: Tree, most: Tree) -> Any:

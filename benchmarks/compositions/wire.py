@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.segment import (
-    encode_chain,
     encodings_for,
     read,
     refine,

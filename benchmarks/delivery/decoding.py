@@ -24,9 +24,9 @@ from unittest import mock
 import numpy as np
 from absl import flags
 
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.segment import (
-    encode_chain,
     encodings_for,
     read,
     refine,

@@ -5,10 +5,10 @@ import hashlib
 import numpy as np
 import pytest
 
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.segment import (
     encode,
-    encode_chain,
     encodings_for,
     read,
     refine,

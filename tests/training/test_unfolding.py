@@ -1,5 +1,7 @@
 """Networks whose norms were folded, as training knows them again; runs that begin with one."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +115,9 @@ def test_a_run_begins_with_what_it_is_given(trained, tmp_path):
 
     def read_bundle(folder):
         asked.append(folder)
-        return models.describe(experiment.model), fold_norms(variables)
+        return types.SimpleNamespace(
+            description=models.describe(experiment.model), variables=fold_norms(variables)
+        )
 
     config = experiment.config.copy_and_resolve_references()
     config.train.steps, config.train.start_from = 3, "of-somebody"

@@ -1,51 +1,107 @@
-"""Training within the levels of few bits: what a refinement adds."""
+"""Training within the levels of a bundle's first bits: what a refinement adds."""
+
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from accordion_jax import data, training
-from accordion_jax.training.within import cells, stay_within
-from tests.training.test_loop import assert_same, make
+from accordion_jax import data, models, training
+from accordion_jax.delivery.bundle.first_bits import FirstBits
+from accordion_jax.delivery.bundle.folding import fold_norms
+from accordion_jax.delivery.bundle.precision import Chains
+from accordion_jax.training.within import refine_some_units, stay_within, within
+from tests.training.test_loop import assert_same, make, small_config
+
+FIELDS = {"train__start_from": "somewhere", "train__within_bits": 3}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(workdir, state) of a run of three steps."""
-    workdir, experiment = tmp_path_factory.mktemp("trained"), make(train__steps=3)
-    training.claim_workdir(workdir, experiment, write=True)
-    return workdir, data.unreplicate(training.train(experiment, workdir))
+def bundled(tmp_path_factory):
+    """What a reader returns of the bundle, in 3 and then 8 bits, of a run of forty steps."""
+    experiment = make(train__steps=40, train__batch_size=128)
+    state = training.train(experiment, tmp_path_factory.mktemp("trained"))
+    variables = jax.tree.map(np.asarray, data.unreplicate(state).variables)
+    return bundle_of(experiment.model, variables, [3, 8])
 
 
-def levels_at(weights, scale, bits):
-    """The level that is nearest to each weight."""
-    most = 2 ** (bits - 1) - 1
-    return np.clip(np.rint(weights / scale), -most, most)
+def bundle_of(model, variables, bits):
+    names = {"base_names": model.base_names, "block_names": model.block_names}
+    chains = Chains(fold_norms(variables), **names, bits=bits)
+    return types.SimpleNamespace(
+        description=models.describe(model),
+        variables=chains.variables(dict.fromkeys(chains.names, len(bits) - 1)),
+        first=FirstBits(bits[0], {name: chains.piece(name, 0) for name in chains.names}),
+    )
 
 
-@pytest.mark.parametrize("bits", [2, 4, 7])
-def test_whatever_is_in_a_cell_has_the_level_of_what_it_is_around(bits):
-    rng = np.random.default_rng(bits)
-    kernel = rng.standard_t(4, (3, 3, 4, 5)).astype(np.float32)
-    kernel[..., 3] = 0
-    found = cells({"a": {"conv": kernel, "dense": kernel[0, 0], "bias": kernel[0, 0, 0]}}, bits)
-    least, most = (found[end]["a"] for end in ("least", "most"))
-    # An inner cell is four fifths of a step wide, which gives a channel's scale away.
-    width = (most["conv"] - least["conv"]).reshape(-1, 5)
-    scale = np.where(np.isfinite(width), width, 0).max(axis=0) / 0.8
-    wanted = levels_at(kernel, scale, bits)
-    assert (np.abs(wanted[..., :3]) > 0).mean() > 0.2
-    for share in (0.0, 0.3, 1.0):
-        low, high = (np.clip(end, -50, 50) for end in (least["conv"], most["conv"]))
-        inside = low + share * (high - low)
-        np.testing.assert_array_equal(levels_at(inside, scale, bits), wanted)
-    # Few weights are brought in, and by little.
-    moved = np.abs(np.clip(kernel, least["conv"], most["conv"]) - kernel)
-    assert (moved <= 0.11 * scale).all()
-    np.testing.assert_array_equal(least["dense"], kernel[0, 0])
-    np.testing.assert_array_equal(most["dense"], kernel[0, 0])
-    assert np.isneginf(least["bias"]).all()
-    assert np.isposinf(most["bias"]).all()
+def begun(bundled, **fields):
+    """An experiment that begins with the bundle."""
+    config = small_config(**FIELDS | fields)
+    return training.make_experiment(config, jax.device_count(), read_bundle=lambda _: bundled)
+
+
+def images_of(experiment):
+    rows = experiment.train.rows[:256].reshape(256, *experiment.task.inputs.shape)
+    return experiment.task.prepare(jnp.asarray(rows))
+
+
+def test_a_cell_is_what_rounds_to_the_level_that_is_out(bundled):
+    reach = 0.45
+    cells = bundled.first.cells(reach)
+    for unit in bundled.first.pieces:
+        for name, tensor in bundled.first.encoded(unit).tensors.items():
+            *path, last = [*([] if unit == "base" else [unit]), *name.split("/")]
+            if last in ("mean", "var"):
+                continue
+            least, most = cells["least"], cells["most"]
+            for each in (*path, last):
+                least, most = least[each], most[each]
+            assert least.shape == most.shape == tensor.shape
+            if len(tensor.shape) < 3:
+                assert np.isneginf(least).all()
+                assert np.isposinf(most).all()
+                continue
+            scales, center = tensor.scales, tensor.array()
+            inner = np.abs(center / scales) < 2.5
+            assert 0.2 < inner.mean() < 1
+            np.testing.assert_allclose(
+                (most - least)[inner], (0 * center + 0.9 * scales)[inner], 1e-5
+            )
+            np.testing.assert_allclose(((most + least) / 2)[inner], center[inner], atol=1e-6)
+            assert (np.isinf(least) | np.isinf(most))[~inner].all()
+            assert np.isneginf(least[center / scales < -2.5]).all()
+            assert np.isposinf(most[center / scales > 2.5]).all()
+            # What 8 bits made of it is in it, or not far out.
+            there = bundled.variables["params"]
+            for each in (*path, last):
+                there = there[each]
+            assert (np.maximum(least - there, there - most) <= 0.0501 * scales).all()
+
+
+def test_cells_have_the_size_of_what_a_run_begins_with(bundled):
+    experiment = begun(bundled)
+    found, before = experiment.within, experiment.init().params
+    folded = bundled.variables["params"]
+    for unit in ("stem", "head"):
+        kernels = [tree[unit] for tree in (before, folded, found.sizes)]
+        for layer in ("conv",) if unit == "stem" else ():
+            now, then, size = (each[layer]["kernel"] for each in kernels)
+            assert abs(size - 1) > 0.05
+            np.testing.assert_allclose(now, size * then, rtol=1e-5)
+    cells = bundled.first.cells(0.45)
+    size = found.sizes["stem"]["conv"]["kernel"]
+    np.testing.assert_allclose(
+        found.least["stem"]["conv"]["kernel"], size * cells["least"]["stem"]["conv"]["kernel"], 1e-5
+    )
+    for end in (found.least, found.most):
+        np.testing.assert_array_equal(end["head"]["kernel"], before["head"]["kernel"])
+        assert np.isinf(end["head"]["bias"]).all()
+    # A kernel of zeros has no size.
+    zeros = {"a": {"kernel": np.zeros((1, 1, 2, 2), np.float32)}}
+    ends = {"least": zeros, "most": zeros}
+    assert within(ends, zeros, zeros).sizes == {"a": {"kernel": 1.0}}
 
 
 def test_what_leaves_a_cell_is_brought_back():
@@ -55,15 +111,16 @@ def test_what_leaves_a_cell_is_brought_back():
     np.testing.assert_array_equal(found["kernel"], np.float32([-1, 0.5, 1, 9]))
 
 
-def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(trained, tmp_path):
-    fields = {"train__start_from": str(trained[0]), "train__within_bits": 3}
-    fields["optimizer__learning_rate"] = 0.5
+@pytest.mark.parametrize("partly", [0.0, 0.5])
+def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_path, partly):
+    fields = {"optimizer__learning_rate": 0.5, "train__partly_refined": partly}
 
     def state(folder, steps):
-        experiment = make(train__steps=steps, **fields)
+        experiment = begun(bundled, train__steps=steps, **fields)
         return data.unreplicate(training.train(experiment, tmp_path / folder))
 
-    ends = make(train__steps=6, **fields).cells
+    experiment = begun(bundled, train__steps=6, **fields)
+    ends, before = experiment.cells, experiment.init().params
     whole = state("whole", 6)
 
     def check(weights, least, most):
@@ -71,7 +128,6 @@ def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(trained, tmp_
         assert (weights <= most).all()
 
     jax.tree.map(check, dict(whole.params), ends["least"], ends["most"])
-    before = trained[1].params
     np.testing.assert_array_equal(whole.params["head"]["kernel"], before["head"]["kernel"])
     at_an_end = whole.params["stem"]["conv"]["kernel"] == ends["most"]["stem"]["conv"]["kernel"]
     assert 0.02 < np.mean(at_an_end) < 0.5
@@ -80,12 +136,52 @@ def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(trained, tmp_
     assert_same(state("halves", 6), whole)
 
 
-def test_seeds_that_are_trained_at_once_have_the_same_cells(trained, tmp_path):
-    fields = {"train__start_from": str(trained[0]), "train__within_bits": 3, "train__steps": 3}
-    one = make(policy__seed=0, **fields)
+def test_what_is_sent_first_is_the_network_of_the_bundle(bundled):
+    experiment = begun(bundled, train__partly_refined=0.5)
+    model, images = experiment.model, images_of(experiment)
+    first, few = experiment.within.first, bundled.first.variables()
+    assert jax.tree.structure(first) == jax.tree.structure(dict(experiment.init().params))
+    # In training a norm has the statistics of its batch: which those of the whole set are near.
+    wanted = model.apply(few, images)
+    statistics = experiment.init().batch_stats
+    variables = {"params": first, "batch_stats": statistics}
+    found, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    other, _ = model.apply(experiment.init().variables, images, train=True, mutable=["batch_stats"])
+    off = [float(jnp.abs(each - wanted).mean()) for each in (found, other)]
+    assert off[0] < 0.5 * off[1], off
+
+
+def test_a_share_of_the_steps_refines_some_of_the_units():
+    units = [f"unit{i:02d}" for i in range(8)]
+    params, first = ({unit: {"x": np.float32([value])} for unit in units} for value in (1, 0))
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    @jax.jit
+    @jax.vmap
+    def refined(key):
+        found = refine_some_units(params, first, 0.25, key)
+        return jnp.stack([found[unit]["x"][0] for unit in units])
+
+    drawn = np.asarray(refined(keys))
+    whole = drawn.all(axis=1)
+    # One in nine of the others has all of them too: the mean of u^8.
+    assert abs(np.mean(whole) - (0.75 + 0.25 / 9)) < 0.03
+    counts = np.bincount(drawn.sum(axis=1).astype(int), minlength=9) / len(keys)
+    np.testing.assert_allclose(counts[:8], 0.25 / 9, atol=0.012)
+    # What is not refined has no gradient.
+    gradient = jax.grad(
+        lambda x: sum(jax.tree.leaves(refine_some_units(x, first, 1.0, keys[0])))[0]
+    )(params)
+    kept = refine_some_units(params, first, 1.0, keys[0])
+    jax.tree.map(np.testing.assert_array_equal, gradient, kept)
+
+
+def test_seeds_that_are_trained_at_once_have_the_same_cells(bundled, tmp_path):
+    one = begun(bundled, policy__seed=0, train__steps=3, train__partly_refined=0.5)
     together = training.Together([one, one.with_seed(1)])
     several = training.train_together(together, [tmp_path / "0", tmp_path / "1"])
     alone = training.train(one.with_seed(1), tmp_path / "alone")
+    assert_same(one.init().params, one.with_seed(1).init().params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
         dict(data.unreplicate(several[1]).params),
@@ -93,24 +189,26 @@ def test_seeds_that_are_trained_at_once_have_the_same_cells(trained, tmp_path):
     )
 
 
-@pytest.mark.tries("keeps the first bits of a trained run")
-@pytest.mark.tries("give the run that it is of")
+@pytest.mark.tries("keeps the first bits of a bundle")
+@pytest.mark.tries("cut one of it first")
+@pytest.mark.tries("give that")
 @pytest.mark.tries("no norms of their own; wanted 'coml' or 'resnet'")
-def test_without_a_run_or_a_convolution_it_is_refused(trained):
+@pytest.mark.tries("set config.train.within_bits too")
+def test_what_is_no_such_run_is_refused(bundled):
     with pytest.raises(ValueError, match=r"within_bits=4 keeps the first bits .*start_from"):
         make(train__within_bits=4)
     for bits in (-1, 8, True):
         with pytest.raises(ValueError, match=r"config\.train\.within_bits"):
-            make(train__within_bits=bits, train__start_from=str(trained[0]))
-    sizes = {"model__arguments__stage_sizes": (2, 2), "train__start_from": str(trained[0])}
+            begun(bundled, train__within_bits=bits)
+    sizes = {"model__arguments__stage_sizes": (2, 2)}
     with pytest.raises(ValueError, match=r"scheme='blockcoml' cannot send: .*; wanted 'coml' or"):
-        make(scheme="blockcoml", train__within_bits=4, **sizes)
-    with pytest.raises(ValueError, match="this network has none; set it to 0"):
-        cells({"a": {"kernel": np.ones((2, 3), np.float32)}}, 4)
-    before = trained[1]
-    config = make(train__within_bits=4, train__start_from="somewhere").config
-    there = training.make_experiment(
-        config, jax.device_count(), read_bundle=lambda _: ({}, before.variables)
-    )
-    with pytest.raises(ValueError, match=r"start_from='somewhere' is a bundle; give the run"):
-        there.init()
+        begun(bundled, scheme="blockcoml", **sizes)
+    begun(bundled, scheme="coml", **sizes)
+    with pytest.raises(ValueError, match=r"start_from='somewhere' is none; cut .*--bits=3$"):
+        assert begun(None).within
+    with pytest.raises(ValueError, match="of start_from='somewhere' are 3; give that"):
+        assert begun(bundled, train__within_bits=4).within
+    assert begun(bundled, train__within_bits=3).within
+    with pytest.raises(ValueError, match=r"partly_refined=0\.5 is of .*set config.train.within_b"):
+        make(train__partly_refined=0.5)
+    assert make().within is None

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
-from accordion_jax.delivery.bundle.encodings.segment import encode_chain, encodings_for
+from accordion_jax.delivery.bundle.encodings.segment import encodings_for
 from accordion_jax.delivery.bundle.statistics import check_values, shared_name, unit_of
 from accordion_jax.delivery.bundle.writing import Piece
 from accordion_jax.depth import Ladder, LookupTable, Row, UnitCost, derive_row
@@ -182,6 +183,25 @@ def tensors_of_unit(variables: Mapping[str, Any], unit: str) -> dict[str, np.nda
                 )
             tensors[path] = np.asarray(array)
     return tensors
+
+
+def tree_of(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns arrays by path as ``{collection: {unit: tree}}``.
+
+    Args:
+      prefix: of the paths, such as ``stage1_block01/``.
+      arrays: by path.
+    """
+    result: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parts, last = f"{prefix}{path}".split("/")
+        node = result.setdefault(
+            next((c for c, ends in COLLECTIONS.items() if last in ends), "params"), {}
+        )
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return result
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

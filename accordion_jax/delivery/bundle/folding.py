@@ -22,7 +22,7 @@ import numpy as np
 
 def fold_norms(
     variables: Mapping[str, Any],
-    by: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any] | None = None,
     *,
     epsilon: float = 1e-5,
 ) -> dict[str, Any]:
@@ -34,16 +34,13 @@ def fold_norms(
 
     Args:
       variables: ``{"params": tree, "batch_stats": tree}``; unchanged.
-      by: another network of this structure, whose factors the kernels get in place of their own: so
-        they can be compared with its own, folded. What is then missing is left to the norm as its
-        scale.
+      sizes: of the structure of the parameters: what each kernel is divided by, in place of being
+        multiplied by its norm's factor: so it can be compared with that of another network, which
+        it began with. What is then missing is left to the norm as its scale.
       epsilon: that the model's norms add to the variance.
     """
-    by = by or variables
     params, statistics = _folded(
-        *(variables["params"], variables.get("batch_stats", {})),
-        *(by["params"], by.get("batch_stats", {})),
-        epsilon,
+        variables["params"], variables.get("batch_stats", {}), sizes, epsilon
     )
     return {**variables, "params": params, "batch_stats": statistics}
 
@@ -96,8 +93,7 @@ def _folded_statistics(
 def _folded(
     params: Mapping[str, Any],
     statistics: Mapping[str, Any],
-    by_params: Mapping[str, Any],
-    by_statistics: Mapping[str, Any],
+    sizes: Mapping[str, Any] | None,
     epsilon: float,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     new_params, new_statistics = dict(params), dict(statistics)
@@ -106,7 +102,7 @@ def _folded(
             continue
         conv = name.replace("norm", "conv")
         if conv == name or not _is_pair(params.get(conv), node, statistics.get(name)):
-            nested = statistics.get(name, {}), by_params[name], by_statistics.get(name, {})
+            nested = statistics.get(name, {}), sizes[name] if sizes else None
             new_params[name], below = _folded(new_params[name], *nested, epsilon)
             if name in statistics:
                 new_statistics[name] = below
@@ -116,15 +112,13 @@ def _folded(
             for array in (node["scale"], node["bias"], *map(statistics[name].get, ("mean", "var")))
         )
         factor = scale / np.sqrt(var + epsilon)
-        their_scale, their_var = (
-            np.asarray(array, np.float64)
-            for array in (by_params[name]["scale"], by_statistics[name]["var"])
-        )
-        theirs = their_scale / np.sqrt(their_var + epsilon)
-        folded = np.where(theirs == 0, factor, theirs)
-        left = np.divide(factor, folded, out=np.ones_like(factor), where=folded != 0)
-        # The norm that is left divides by the root of 1 + epsilon.
-        kernel = np.asarray(params[conv]["kernel"], np.float64) * folded * np.sqrt(1 + epsilon)
+        # The norm that is left divides by this.
+        unit = np.sqrt(1 + epsilon)
+        folded, left = factor * unit, np.ones_like(factor)
+        if sizes:
+            folded, left = 1 / np.float64(sizes[conv]["kernel"]), factor * unit
+            left = left * sizes[conv]["kernel"]
+        kernel = np.asarray(params[conv]["kernel"], np.float64) * folded
         shift = mean - np.asarray(params[conv].get("bias", 0.0), np.float64)
         new_params[conv] = {"kernel": kernel.astype(np.float32)}
         if "bias" in params[conv]:
@@ -150,9 +144,7 @@ def _is_pair(conv: Any, norm: Any, statistics: Any) -> bool:
 
 
 def norms_to_measure(
-    variables: Mapping[str, Any],
-    kernels: Mapping[str, Any],
-    by: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any], kernels: Mapping[str, Any], *, signed: bool = True
 ) -> dict[str, Any]:
     """Returns a network with other kernels, whose norms do what they were trained to.
 
@@ -163,12 +155,11 @@ def norms_to_measure(
     Args:
       variables: of the network as it was trained, not folded; unchanged.
       kernels: variables of the network, folded, whose kernels are rounded; unchanged.
-      by: that it was folded by, as in `fold_norms`; itself, where it is left out.
+      signed: whether kernels took up the sign of their norm's scale: not where they were folded by
+        sizes.
     """
 
-    def merged(
-        old: Mapping[str, Any], new: Mapping[str, Any], factors: Any, statistics: Any
-    ) -> dict[str, Any]:
+    def merged(old: Mapping[str, Any], new: Mapping[str, Any], statistics: Any) -> dict[str, Any]:
         found = dict(new)
         for name, node in old.items():
             if not isinstance(node, Mapping):
@@ -177,20 +168,17 @@ def norms_to_measure(
             if name.replace("norm", "conv") != name and _is_pair(
                 old.get(name.replace("norm", "conv")), node, below
             ):
-                # The sign of a scale is in the kernel: that of the network that it was folded by.
-                scale, sign = np.asarray(node["scale"]), np.sign(factors[name]["scale"])
+                scale = np.asarray(node["scale"])
                 found[name] = {
-                    "scale": np.where(sign == 0, np.abs(scale), scale * sign),
+                    "scale": np.abs(scale) if signed else scale,
                     "bias": np.asarray(node["bias"]),
                 }
             else:
-                found[name] = merged(node, new[name], factors[name], below)
+                found[name] = merged(node, new[name], below)
         return found
 
     statistics = variables.get("batch_stats", {})
-    factors = (by or variables)["params"]
-    params = merged(variables["params"], kernels["params"], factors, statistics)
-    return {**kernels, "params": params}
+    return {**kernels, "params": merged(variables["params"], kernels["params"], statistics)}
 
 
 def unit_norms(

@@ -6,19 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from accordion_jax.delivery.bundle.cutting import BASE, COLLECTIONS, tensors_of_unit
+from accordion_jax.delivery.bundle.cutting import BASE, tensors_of_unit, tree_of
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain, encode_onto
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.segment import (
-    encode_chain,
     encodings_for,
     read,
     refine,
 )
 from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
 from accordion_jax.delivery.bundle.writing import Piece
+from accordion_jax.delivery.errors import BundleError
 
 # Of what a step sends of its own beside its kernels, in the first step; one less in each other.
 _NORM_BITS = 8
+# What changes is sent anew only if its encoding does.
+_OTHERWISE = {"float16": "float32", "float32": "float16"}
 # In so many, norms stay as they were trained.
 MANY_BITS = 8
 # A kernel with less than this share of a segment's weights has at least so many bits in each step:
@@ -37,8 +40,9 @@ class Chains:
       block_names: units that are a segment each.
       bits: of the steps, coarse to fine, each 1 to 8, 16 or 32; see `encodings_for`.
       norms: step -> variables of that step in place of these. Arrays of one axis that differ are
-        sent in integers where the step is not the last, and anew in the next. Kernels that differ
-        must be such that those of the next step round to them.
+        sent in integers where the step is not the last, and anew in the next.
+      first: what is out already in place of the first step, unit -> piece. Kernels of the later
+        steps are brought to levels that those of it round to.
 
     Attributes:
       names: of the segments: the base, then the blocks as given.
@@ -58,6 +62,7 @@ class Chains:
         block_names: Sequence[str],
         bits: Sequence[int],
         norms: Mapping[int, Mapping[str, Any]] | None = None,
+        first: Mapping[str, Piece] | None = None,
     ):
         if not bits or list(bits) != sorted({*bits}):
             raise ValueError(f"bits={list(bits)}; wanted one number or several that grow, as 4,8")
@@ -70,14 +75,18 @@ class Chains:
         for name in self.names:
             units = base_names if name == BASE else ()
             found = [_arrays(each, name, units) for each in of_steps]
-            # Of one layout, which has an order: that of the last.
-            arrays = [{path: each[path] for path in found[-1]} for each in found]
+            # Of one layout, which has an order: that of what is out, or of the last step.
+            layout = _checked(first, name, found[-1]) if first else Layout.of(found[-1])
+            arrays = [{path: each[path] for path in layout.shapes} for each in found]
             encodings = [
                 _encodings(each, bits[step], step, arrays[-1]) for step, each in enumerate(arrays)
             ]
-            contents = encode_chain(arrays, encodings)
+            if first is None:
+                contents = encode_chain(arrays, encodings)
+            else:
+                contents = _onto(first[name], arrays, encodings)
             self.contents[name] = tuple(contents)
-            self._layouts[name] = Layout.of(arrays[-1])
+            self._layouts[name] = layout
             held = read(contents[0], self._layouts[name])
             steps = [held]
             for content in contents[1:]:
@@ -117,7 +126,8 @@ def with_measured_norms(
     base_names: Sequence[str],
     block_names: Sequence[str],
     bits: Sequence[int],
-    first: Mapping[str, Any] | None = None,
+    first: Mapping[str, Piece] | None = None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> Chains:
     """Returns the segments of a network whose few bits have norms that were measured for them.
 
@@ -130,18 +140,58 @@ def with_measured_norms(
       base_names: as in `Chains`.
       block_names: as in `Chains`.
       bits: as in `Chains`.
-      first: variables of the network whose first bits are sent, where it is another one: these were
-        trained within its levels of so many bits (``config.train.within_bits``).
+      first: as in `Chains`, with norms of its own: this network was trained within its levels
+        (``config.train.within_bits``).
+      sizes: of the network's kernels, where there is `first`; see `fold_norms`.
     """
     cut = functools.partial(Chains, base_names=base_names, block_names=block_names)
-    folded = fold_norms(variables, first)
-    norms = {0: fold_norms(first)} if first else {}
-    for step in (i for i, each in enumerate(bits) if each < MANY_BITS):
-        before = norms.get(step, folded)
-        rounded = cut(folded, bits=bits[step:], norms={0: before}).variables({})
-        trained = first if first and step == 0 else variables
-        norms[step] = unit_norms(renew(norms_to_measure(trained, rounded, first)), before)
-    return cut(folded, bits=bits, norms=norms)
+    folded = fold_norms(variables, sizes)
+    norms: dict[int, Any] = {}
+    few = [step for step, each in enumerate(bits) if each < MANY_BITS and (step or not first)]
+    for step in few:
+        if first:
+            rounded = cut(folded, bits=bits[: step + 1], first=first)
+        else:
+            rounded = cut(folded, bits=bits[step:])
+        # Of `first`, the last of these steps; else the first.
+        held = rounded.variables(dict.fromkeys(rounded.names, step if first else 0))
+        measured = renew(norms_to_measure(variables, held, signed=not first))
+        norms[step] = unit_norms(measured, folded)
+    return cut(folded, bits=bits, norms=norms, first=first)
+
+
+def _checked(first: Mapping[str, Piece], name: str, arrays: Mapping[str, np.ndarray]) -> Layout:
+    """The layout of what is out of a unit, which is that of these arrays."""
+    if name not in first or first[name].layout != Layout.of(arrays):
+        raise BundleError(
+            f"what is out has another {name!r} than this network; give the bundle that the run "
+            "began with"
+        )
+    return first[name].layout
+
+
+def _onto(
+    first: Piece,
+    arrays: Sequence[Mapping[str, np.ndarray]],
+    encodings: Sequence[Mapping[str, str]],
+) -> list[bytes]:
+    """What is out of a unit, and the refinements of it: bytes of each step."""
+    held = read(first.content, first.layout)
+    later: list[dict[str, str]] = []
+    known = held.encodings
+    before: Mapping[str, np.ndarray] = held.arrays()
+    for chosen, each in zip(encodings[1:], arrays[1:], strict=True):
+        now = dict(chosen)
+        for array, encoding in chosen.items():
+            same = np.array_equal(each[array], before[array])
+            # A kernel is the same in all later steps, and refined in each.
+            if same and (each[array].ndim < 2 or not later):
+                now[array] = known[array]
+            elif encoding == known[array]:
+                now[array] = _OTHERWISE.get(encoding, encoding)
+        later.append(now)
+        known, before = now, each
+    return [first.content, *encode_onto(held, arrays[1:], later)]
 
 
 def _arrays(variables: Mapping[str, Any], name: str, units: Sequence[str]) -> dict[str, np.ndarray]:
@@ -176,22 +226,3 @@ def _encodings(
         if array.ndim < 2 and not np.array_equal(array, last[name]):
             chosen[name] = f"int{_NORM_BITS - step}"
     return chosen
-
-
-def tree_of(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Returns arrays by path as ``{collection: {unit: tree}}``.
-
-    Args:
-      prefix: of the paths, such as ``stage1_block01/``.
-      arrays: by path.
-    """
-    result: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *parts, last = f"{prefix}{path}".split("/")
-        node = result.setdefault(
-            next((c for c, ends in COLLECTIONS.items() if last in ends), "params"), {}
-        )
-        for part in parts:
-            node = node.setdefault(part, {})
-        node[last] = array
-    return result

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
+from accordion_jax.delivery.bundle.first_bits import FirstBits, read_first_bits
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
@@ -79,8 +80,28 @@ def load_variables(
     return variables
 
 
-def read_model(folder: str | os.PathLike) -> tuple[Mapping[str, Any], dict[str, Any]] | None:
-    """Returns what `models.build` needs and the full model's variables; None if it is no bundle.
+@dataclasses.dataclass(frozen=True)
+class BundledModel:
+    """The network of a bundle.
+
+    Attributes:
+      folder: of the bundle.
+      description: what `models.build` needs.
+      variables: of the full model.
+    """
+
+    folder: str | os.PathLike
+    description: Mapping[str, Any]
+    variables: dict[str, Any]
+
+    @property
+    def first(self) -> FirstBits:
+        """What it sends first, read when it is asked for."""
+        return read_first_bits(self.folder)
+
+
+def read_model(folder: str | os.PathLike) -> BundledModel | None:
+    """Returns the network of a bundle; None if the folder is none.
 
     Raises:
       ManifestError, BundleError: as `reading.verify_bundle`.
@@ -88,9 +109,8 @@ def read_model(folder: str | os.PathLike) -> tuple[Mapping[str, Any], dict[str, 
     if not (pathlib.Path(folder) / MANIFEST_NAME).is_file():
         return None
     manifest = verify_bundle(folder)
-    return manifest.model, load_variables(
-        manifest, lambda sha256: segment_path(folder, sha256).read_bytes()
-    )
+    variables = load_variables(manifest, lambda sha256: segment_path(folder, sha256).read_bytes())
+    return BundledModel(folder, manifest.model, variables)
 
 
 def merged(segments: Iterable[Loaded]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pytest
 
 from accordion_jax import tasks
 from accordion_jax.delivery.bundle.cutting import own_piece
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
-from accordion_jax.delivery.bundle.encodings.segment import encode_chain
 from accordion_jax.delivery.bundle.folding import fold_norms, fold_statistics
 from accordion_jax.delivery.bundle.manifest import Manifest, canonical_json, digest
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path, summary

@@ -11,17 +11,17 @@ minima a channel has. NumPy only.
 
 import numpy as np
 
-_PER_OCTAVE = 16
+PER_OCTAVE = 16
 # Codes that are tried, from the one whose scale clips no weight: half an octave above it, where a
 # coarser scale can be better by chance, and four octaves below. Of normal weights in four levels
 # the best scale is one and a half octaves below it, in more levels nearer.
-_TRIED = range(-_PER_OCTAVE // 2, 4 * _PER_OCTAVE)
+_TRIED = range(-PER_OCTAVE // 2, 4 * PER_OCTAVE)
 # 2 ** (-i / 16), rounded from float64 to float32: no last bit of a mathematics library shows.
-_FRACTIONS = np.array([2.0 ** (-i / _PER_OCTAVE) for i in range(_PER_OCTAVE)], np.float32)
+_FRACTIONS = np.array([2.0 ** (-i / PER_OCTAVE) for i in range(PER_OCTAVE)], np.float32)
 _CODES = np.arange(256)
 # Of each code: the fraction and the octaves, so that a channel's are two looks.
-_FRACTION_OF = _FRACTIONS[_CODES % _PER_OCTAVE]
-_OCTAVES_OF = -(_CODES // _PER_OCTAVE).astype(np.int32)
+_FRACTION_OF = _FRACTIONS[_CODES % PER_OCTAVE]
+_OCTAVES_OF = -(_CODES // PER_OCTAVE).astype(np.int32)
 
 
 def scales_of(unit: np.float32, codes: np.ndarray) -> np.ndarray:

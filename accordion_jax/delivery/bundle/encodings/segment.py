@@ -159,44 +159,6 @@ def write_refinement(coarse: Encoded, fine: Encoded, refines: str) -> bytes:
     return min(ways, key=len)
 
 
-def encode_chain(
-    arrays: Mapping[str, np.ndarray] | Sequence[Mapping[str, np.ndarray]],
-    encodings: Sequence[Mapping[str, str]],
-) -> list[bytes]:
-    """Returns a segment in few bits, and the refinements that add to it step by step.
-
-    The last step's tensors are those that its encodings give by themselves. The step before is made
-    from them, and so on down: each has the levels and scales that are best for its number of bits,
-    among those that the next one determines.
-
-    Args:
-      arrays: of the segment, float32; or those of each step, where steps differ in what is no
-        kernel: that is sent anew, and so has another encoding in the next step.
-      encodings: of each step, coarse to fine; see `encodings_for`.
-
-    Raises:
-      BundleError: as `encode`, or an array changes from a step to the next with its encoding the
-        same, so that it would not be sent.
-    """
-    each = [arrays] * len(encodings) if isinstance(arrays, Mapping) else list(arrays)
-    for i, (old, new) in enumerate(itertools.pairwise(each)):
-        for name in old:
-            same = encodings[i][name] == encodings[i + 1][name]
-            if same and not np.array_equal(old[name], new[name]):
-                raise BundleError(
-                    f"array {name!r} changes from step {i} to the next, and is {encodings[i][name]}"
-                    " in both: give it another encoding in one of them"
-                )
-    steps: list[Encoded] = []
-    for step, of_step in zip(reversed(encodings), reversed(each), strict=True):
-        steps.insert(0, encode(of_step, step, steps[0] if steps else None))
-    contents = [write(steps[0])]
-    for i in range(1, len(steps)):
-        sha256 = hashlib.sha256(contents[-1]).hexdigest()
-        contents.append(write_refinement(steps[i - 1], steps[i], sha256))
-    return contents
-
-
 def read(content: bytes, layout: Layout, sha256: str = "") -> Encoded:
     """Returns the tensors of a segment.
 

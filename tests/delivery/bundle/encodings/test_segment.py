@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from accordion_jax.delivery.bundle.encodings import ENCODINGS, refinement, segment
+from accordion_jax.delivery.bundle.encodings.chain import encode_chain
 from accordion_jax.delivery.bundle.encodings.contract import Layout
 from accordion_jax.delivery.bundle.encodings.integers import LEVELS
 from accordion_jax.delivery.bundle.encodings.scales import quantise
 from accordion_jax.delivery.bundle.encodings.segment import (
     encode,
-    encode_chain,
     encodings_for,
     read,
     refine,
