@@ -25,10 +25,12 @@ with the elastic network for a teacher.
 The others go the other way. `:from_plain` begins with the plain network (80 epochs of `:plain`,
 which also teaches them all), with 78 % of its weights zero, half of its blocks in 4 bits in each
 step, and a head for each block; `:settled` goes on with three quarters of the weight on the full
-depth; `:fitted` fits the heads. `:refined` then trains, for the full depth alone, what these 4 bits
-leave open: its bundle is that of ``pretrained/``. `:pruned` is the plain network with three
-quarters of its weights zero, for comparison. These want --workdir=runs/ and their names: one begins
-with the other.
+depth; `:fitted` fits the heads. These want --workdir=runs/ and their names: one begins with the
+other. `:pruned` is the plain network with three quarters of its weights zero, for comparison.
+
+`:refined` begins with a bundle of such a network, and trains, for the full depth alone, what its
+first 4 bits leave open; in half of the steps only some of the blocks are refined. Its bundle is
+that of ``pretrained/``. It learns from the bundle of the plain network.
 
 5,000 training images are held out, for choices that are made with a trained network. Elastic and
 plain took two minutes each on an H200 that three such runs shared, `:sparse` ten minutes on two CPU

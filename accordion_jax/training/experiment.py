@@ -177,8 +177,17 @@ class Experiment:
             raise ValueError(
                 f"{wanted}, and those of start_from={source!r} are {found.first.bits}; give that"
             )
-        bundled = getattr(self.model, "adopt", dict)(found.variables)["params"]
-        made = within(found.first.cells(REACH), bundled, jax.device_get(self.init().params))
+        begun, bundled = jax.device_get(self.init().params), found.variables["params"]
+        there, here = (
+            {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+            for params in (bundled, begun)
+        )
+        if there != here:
+            raise ValueError(
+                f"{wanted}, and start_from={source!r} has other arrays than this network (heads of "
+                "its own?); give config.model.arguments the values of the bundle"
+            )
+        made = within(found.first.cells(REACH), bundled, begun)
         if not self.config.train.partly_refined:
             return made
         first = self._unfolded(found.first.variables(), self.init())

@@ -192,6 +192,7 @@ def test_seeds_that_are_trained_at_once_have_the_same_cells(bundled, tmp_path):
 @pytest.mark.tries("keeps the first bits of a bundle")
 @pytest.mark.tries("cut one of it first")
 @pytest.mark.tries("give that")
+@pytest.mark.tries("the values of the bundle")
 @pytest.mark.tries("no norms of their own; wanted 'coml' or 'resnet'")
 @pytest.mark.tries("set config.train.within_bits too")
 def test_what_is_no_such_run_is_refused(bundled):
@@ -209,6 +210,8 @@ def test_what_is_no_such_run_is_refused(bundled):
     with pytest.raises(ValueError, match="of start_from='somewhere' are 3; give that"):
         assert begun(bundled, train__within_bits=4).within
     assert begun(bundled, train__within_bits=3).within
+    with pytest.raises(ValueError, match=r"has other arrays than this network .* values of the b"):
+        assert begun(bundled, model__arguments__own_heads=True).within
     with pytest.raises(ValueError, match=r"partly_refined=0\.5 is of .*set config.train.within_b"):
         make(train__partly_refined=0.5)
     assert make().within is None

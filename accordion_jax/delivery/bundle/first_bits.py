@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 
 from accordion_jax.delivery.bundle.cutting import BASE, tree_of
+from accordion_jax.delivery.bundle.encodings.contract import Tensor
 from accordion_jax.delivery.bundle.encodings.integers import Quantised
 from accordion_jax.delivery.bundle.encodings.segment import Encoded, read
 from accordion_jax.delivery.bundle.reading import read_manifest, segment_path
 from accordion_jax.delivery.bundle.writing import Piece
 from accordion_jax.delivery.errors import BundleError
+
+# No more bits refine 8.
+MOST_REFINED = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +72,18 @@ def _tree(unit: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree_of("" if unit == BASE else f"{unit}/", arrays)
 
 
-def _cell(tensor: Any, reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _cell(tensor: Tensor, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """The ends of each number's cell, of the tensor's shape."""
+    least, most = (np.full(tensor.shape, end, np.float32) for end in (-np.inf, np.inf))
     if len(tensor.shape) < 3 or not isinstance(tensor, Quantised):
-        return tuple(np.full(tensor.shape, end, np.float32) for end in (-np.inf, np.inf))  # type: ignore[return-value]
+        return least, most
     outermost = (tensor.levels - 1) / 2
     level = tensor.indices - outermost
-    least = np.where(level <= -outermost, -np.inf, (level - reach) * tensor.scales)
-    most = np.where(level >= outermost, np.inf, (level + reach) * tensor.scales)
-    return tuple(each.astype(np.float32).reshape(tensor.shape) for each in (least, most))  # type: ignore[return-value]
+    inner = level > -outermost
+    least.reshape(level.shape)[inner] = ((level - reach) * tensor.scales)[inner]
+    inner = level < outermost
+    most.reshape(level.shape)[inner] = ((level + reach) * tensor.scales)[inner]
+    return least, most
 
 
 def read_first_bits(folder: str | os.PathLike) -> FirstBits:
@@ -96,7 +103,7 @@ def read_first_bits(folder: str | os.PathLike) -> FirstBits:
             content = segment_path(folder, segment.sha256).read_bytes()
             pieces[segment.unit] = Piece(segment.unit, segment.bits, segment.layout, content)
     (only,) = bits if len(bits) == 1 else (None,)
-    if only is None or only > 8:
+    if only is None or only > MOST_REFINED:
         raise BundleError(
             f"{os.fspath(folder)} sends its blocks in {sorted(map(str, bits))} bits first; wanted "
             "a bundle of 1 to 7, as of --bits=4"

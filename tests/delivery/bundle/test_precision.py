@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 
 from accordion_jax.delivery.bundle.encodings.segment import read
-from accordion_jax.delivery.bundle.first_bits import FirstBits
+from accordion_jax.delivery.bundle.first_bits import FirstBits, read_first_bits
 from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure
 from accordion_jax.delivery.bundle.precision import Chains, with_measured_norms
 from accordion_jax.delivery.errors import BundleError
-from tests.delivery.resnets import make_resnet
+from tests.delivery.resnets import make_resnet, write_chained, write_resnet
 
 BASE = ("stem", "head")
 BLOCK = "stage2_block01"
@@ -215,3 +215,16 @@ def test_a_step_may_have_norms_of_its_own(variables, blocks):
     )
     assert own.size_bytes(BLOCK, 0) < shared.size_bytes(BLOCK, 0)
     assert own.size_bytes(BLOCK, 2) > shared.size_bytes(BLOCK, 2)
+
+
+@pytest.mark.tries("wanted a bundle of 1 to 7, as of --bits=4")
+def test_what_is_sent_first_is_read_back(tmp_path):
+    bundle, _, chains = write_chained(tmp_path, bits=(4, 8))
+    found = read_first_bits(bundle)
+    assert found.bits == 4
+    assert dict(found.pieces) == {name: chains.piece(name, 0) for name in chains.names}
+    jax.tree.map(np.testing.assert_array_equal, found.variables(), chains.variables({}))
+    whole, _, _ = write_resnet(tmp_path / "whole")
+    for wrong in (whole, write_chained(tmp_path / "eight", bits=(8,))[0]):
+        with pytest.raises(BundleError, match=r"bits first; wanted a bundle of 1 to 7, as of --b"):
+            read_first_bits(wrong)
