@@ -48,7 +48,7 @@ _PLAIN = (
     "results/compositions/plain/4ad2c600a54a0764913f6590cb89325975489d0ffd68e7b3b25eeaaad17fc9ce"
 )
 _REFINED = (
-    "results/compositions/refined/40d52c6a8bc3b148524e6dad096d7a40b6a8708a9afba40b230f7677a880d839"
+    "results/compositions/refined/48fed65a4b6348e38fe88fb23013e7b4856a42fd039b8c28ec066b30eff6ff69"
 )
 _ELASTIC = {
     "objective.name": "expected",
@@ -141,9 +141,7 @@ VARIANTS = {
         "name": "resnet20_elastic_refined",
         "train.start_from": _REFINED,
         "train.within_bits": 4,
-        "train.partly_refined": 0.5,
-        "train.bits": (5,),
-        **_going_on(12.0, 0.08),
+        **_going_on(3.0, 0.04),
     }
     | _ELASTIC
     | _OWN_HEADS

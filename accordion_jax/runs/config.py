@@ -112,9 +112,6 @@ def default_config() -> ml_collections.ConfigDict:
     # First bits of the bundle that the run starts from, whose levels its convolutions keep: what is
     # trained is what a refinement adds to them, as training.within says. 0: all.
     config.train.within_bits = 0
-    # Of such a run: share of the steps in which only some of the blocks are refined, a random share
-    # of them, and the others are as the bundle sends them first.
-    config.train.partly_refined = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
     # "sgd" as He et al., or a function of Optax by its name, such as "adamw" or "lion".
@@ -207,7 +204,6 @@ def run_name(config: ml_collections.ConfigDict) -> str:
     bits = "-".join(map(str, config.train.bits))
     name += f"-{bits}bits" if bits else ""
     name += f"-within{config.train.within_bits}" if config.train.within_bits else ""
-    name += "-partly" if config.train.partly_refined else ""
     share = config.train.sparsity
     return name + (f"-{100 * share:g}zeros".replace(".", "_") if share else "")
 
@@ -222,7 +218,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "train.batch_size": (1, math.inf),
     "train.sparsity": (0, 0.99),
     "train.within_bits": (0, 7),
-    "train.partly_refined": (0, 1),
     "optimizer.learning_rate": (0, 1e9),
     "optimizer.warmup_epochs": (0, 1e9),
     "optimizer.weight_decay": (0, 1e9),
@@ -286,11 +281,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"config.train.within_bits={fields['train.within_bits']} keeps the first bits of a "
             "bundle; set config.train.start_from to it"
-        )
-    if fields["train.partly_refined"] and not fields["train.within_bits"]:
-        raise ValueError(
-            f"config.train.partly_refined={fields['train.partly_refined']} is of a run that trains "
-            "what a refinement adds; set config.train.within_bits too"
         )
     if fields["train.sparsity"] and not fields["train.start_from"]:
         raise ValueError(

@@ -45,9 +45,6 @@ class FirstBits(Protocol):
     def cells(self, reach: float, /) -> Mapping[str, Tree]:
         """Returns {"least": ..., "most": ...}: the values that round to its levels."""
 
-    def variables(self) -> Mapping[str, Tree]:
-        """Returns those of the network that it is."""
-
 
 class BundledModel(Protocol):
     """The network of a bundle."""
@@ -187,20 +184,13 @@ class Experiment:
                 f"{wanted}, and start_from={source!r} has other arrays than this network (heads of "
                 "its own?); give config.model.arguments the values of the bundle"
             )
-        made = within(found.first.cells(REACH), bundled, begun)
-        if not self.config.train.partly_refined:
-            return made
-        first = self._unfolded(found.first.variables(), self.init())
-        return made._replace(first=dict(jax.device_get(first.params)))
+        return within(found.first.cells(REACH), bundled, begun)
 
     @property
     def cells(self) -> dict[str, Any] | None:
-        """`within` as a step takes it: {"least": ..., "most": ..., "first": ...}."""
+        """{"least": ..., "most": ...} of `within`, as a step takes them."""
         found = self.within
-        if found is None:
-            return None
-        first = {"first": found.first} if found.first else {}
-        return {"least": found.least, "most": found.most, **first}
+        return {"least": found.least, "most": found.most} if found else None
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
@@ -253,7 +243,6 @@ class Experiment:
             batch_size=self.config.train.batch_size,
             bits=tuple(self.config.train.bits),
             sparse=self.config.train.sparsity > 0,
-            partly=self.config.train.partly_refined,
             teacher=self.teacher,
         )
 

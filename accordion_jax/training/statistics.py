@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from accordion_jax import data, models, tasks
@@ -118,18 +117,17 @@ class Renewal:
 def unrounded_statistics(experiment: Experiment, variables: dict[str, Tree]) -> dict[str, Tree]:
     """Returns a run's variables with the statistics that its weights make as they are.
 
-    Where steps round weights (``config.train.bits``), or refine some of them
-    (``config.train.partly_refined``), the running statistics are of several networks together, and
-    suit none: of a ResNet-20 in 4 and 32 bits the full depth then erred by 11.3 %, with its own by
-    10.3 %. Of other runs, and where the configurations are no prefixes, so
+    Where steps round weights (``config.train.bits``), the running statistics are of several
+    precisions together, and suit none: of a ResNet-20 in 4 and 32 bits the full depth then erred by
+    11.3 %, with its own by 10.3 %. Of other runs, and where the configurations are no prefixes, so
     that a norm sees several things anyway, they stay.
 
     Args:
       experiment: of the run.
       variables: {"params": ..., "batch_stats": ...} of the run, on the host; unchanged.
     """
-    known = variables.get("batch_stats") and experiment.ladder.has_prefixes_alone
-    if not known or not _is_mixed(experiment.config):
+    rounds, ladder = experiment.config.train.bits, experiment.ladder
+    if not rounds or not variables.get("batch_stats") or not ladder.has_prefixes_alone:
         return variables
     _log.info("measuring on training images what the norms see of weights as they are")
     return renewal(experiment)(on_one_device(experiment), variables)
@@ -140,15 +138,10 @@ def as_measured(run: Run) -> Run:
 
     Its training images are read only where these are not those that training left.
     """
-    if not _is_mixed(run.config):
+    if not run.config.train.bits:
         return run
     variables = unrounded_statistics(make_experiment(run.config), run.variables)
     return dataclasses.replace(run, variables=variables)
-
-
-def _is_mixed(config: ml_collections.ConfigDict) -> bool:
-    """Whether steps of a run compute with other weights than those that it leaves."""
-    return bool(config.train.bits or config.train.partly_refined)
 
 
 def renewal(experiment: Experiment) -> Renewal:

@@ -22,7 +22,7 @@ from accordion_jax.training.pruning import keep_zeros
 from accordion_jax.training.rounding import round_units
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.teacher import Teacher
-from accordion_jax.training.within import refine_some_units, stay_within
+from accordion_jax.training.within import stay_within
 
 AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
@@ -68,7 +68,6 @@ def train_step(
     several: bool = False,
     bits: Sequence[int] = (),
     sparse: bool = False,
-    partly: float = 0.0,
     teacher: Teacher | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Returns the state after one step on this device's share of the batch, and its metrics.
@@ -87,8 +86,7 @@ def train_step(
       key: [2] uint32, data of the run's key.
       taught_by: variables of the teacher, the same for all runs; an argument, so that programs do
         not hold its weights.
-      cells: ends of the values that parameters may have, and where some steps are refined in part
-        what is sent first (`Experiment.cells`); or None; likewise.
+      cells: ends of the values that parameters may have (`Experiment.cells`), or None; likewise.
       model: called with the skip masks of the draw.
       task: static; prepares the examples, and gives loss and error.
       draw: static; what the step works on.
@@ -100,7 +98,6 @@ def train_step(
         leading axis of runs.
       bits: that kernels are rounded to, as `rounding.round_units`; none: they are not.
       sparse: whether what is zero in a block's kernels stays so.
-      partly: share of the steps that are refined in part, as `within.refined_units`.
       teacher: static; another network whose answers the draw is taught.
 
     Returns:
@@ -136,11 +133,6 @@ def train_step(
         return round_units(params, bits, key)
 
     @each_run
-    def refine_some(params, step, key):
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), step), 6)
-        return refine_some_units(params, cells["first"], partly, key)
-
-    @each_run
     def soft_labels(x):
         return teacher.answers(taught_by, x) if teacher is not None else None
 
@@ -163,8 +155,6 @@ def train_step(
         # grouped convolutions, which cuDNN has kernels for.
         if bits:
             params = round_kernels(params, state.step, key)
-        if partly:
-            params = refine_some(params, state.step, key)
         loss, rest = loss_and_rest(params, state.batch_stats, state.objective, x, y, soft)
         return jnp.sum(loss), rest
 

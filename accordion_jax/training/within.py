@@ -14,7 +14,6 @@ A run that begins with a bundle gives its kernels another size (`unfolding`), an
 size too.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,13 +36,11 @@ class Within(NamedTuple):
       least: of each number, of the structure and shapes of the parameters.
       most: likewise.
       sizes: of each array, how many times as large as in the bundle it is.
-      first: parameters of the network that the bundle sends first; None where no step needs them.
     """
 
     least: dict[str, Any]
     most: dict[str, Any]
     sizes: dict[str, Any]
-    first: dict[str, Any] | None = None
 
 
 def within(
@@ -74,32 +71,6 @@ def _end(end: Any, size: float, begun: Any) -> np.ndarray:
     """The end of each number's cell; a dense kernel has no room."""
     fixed = np.ndim(begun) == 2
     return np.asarray(begun, np.float32) if fixed else np.asarray(end * size, np.float32)
-
-
-def refine_some_units(
-    params: Mapping[str, Tree], first: Mapping[str, Tree], partly: float, key: jax.Array
-) -> dict[str, Any]:
-    """Returns parameters of a step in which all units are refined, or only some.
-
-    A device holds some blocks refined and others as they were sent first, before it holds all.
-
-    Args:
-      params: unit -> tree, refined.
-      first: likewise, as they are sent first; has these units at least.
-      partly: share of the steps in which each unit is refined with a probability that is drawn for
-        the step, uniformly; in the others all are.
-      key: of the draws.
-    """
-    names = sorted(params)
-    of_step, of_units = jax.random.split(key)
-    # Below the share, what is drawn is uniform in it; above, it is more than any unit draws.
-    probability = jax.random.uniform(of_step) / partly
-    refined = jax.random.uniform(of_units, (len(names),)) < probability
-
-    def chosen(which: jax.Array, unit: str) -> Any:
-        return jax.tree.map(functools.partial(jnp.where, which), params[unit], first[unit])
-
-    return {name: chosen(which, name) for name, which in zip(names, refined, strict=True)}
 
 
 def stay_within(new: Tree, least: Tree, most: Tree) -> Any:

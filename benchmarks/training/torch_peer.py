@@ -14,7 +14,7 @@ import contextlib
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,16 +115,9 @@ class ResNet(nn.Module):
 
     def kernels(self) -> dict[str, list[torch.Tensor]]:
         """Returns the kernels of each of our units, by its name; convolutions' and the head's."""
-        return self._of_units(lambda _, name: name == "kernel")
-
-    def units(self) -> dict[str, list[torch.Tensor]]:
-        """Returns the parameters of each of our units, by its name."""
-        return self._of_units(lambda collection, _: collection == "params")
-
-    def _of_units(self, wanted: Callable[[str, str], bool]) -> dict[str, list[torch.Tensor]]:
         found: dict[str, list[torch.Tensor]] = {}
-        for tensor, collection, path, _ in self._correspondence():
-            if wanted(collection, path[-1]):
+        for tensor, _, path, _ in self._correspondence():
+            if path[-1] == "kernel":
                 found.setdefault(path[0], []).append(tensor)
         return found
 

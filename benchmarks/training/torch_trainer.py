@@ -137,21 +137,13 @@ class Trainer:
             if unit in experiment.model.block_names and experiment.config.train.sparsity
         ]
         self.within: list[Any] = []  # (parameter, least, most)
-        self.first: dict[str, Any] = {}  # unit -> [(parameter, what is sent first)]
-        if within := experiment.within:
-
-            def others(params: Any) -> Any:
-                return self._network(experiment.model, {**self.begun.variables, "params": params})
-
-            ends = map(others, (within.least, within.most))
+        if cells := experiment.cells:
+            ends = (
+                self._network(experiment.model, {**self.begun.variables, "params": cells[end]})
+                for end in ("least", "most")
+            )
             every = (network.parameters() for network in (self.model, *ends))
             self.within = list(zip(*every, strict=True))
-            if within.first is not None:
-                first = others(within.first).units()
-                self.first = {
-                    unit: list(zip(mine, first[unit], strict=True))
-                    for unit, mine in self.model.units().items()
-                }
         self.pad, self.flip, train = task.pad, task.flip, experiment.train
         images = torch.tensor(np.asarray(train.inputs))
         self.padded = F.pad(images, (0, 0, *(self.pad,) * 4)).to(self.device)
@@ -175,24 +167,10 @@ class Trainer:
             bits = self.experiment.config.train.bits
             which = torch.randint(max(1, len(bits)), (len(self.kernels),), generator=generator)
             drawn = [bits[i] for i in which] if bits else [32] * len(which)
-            yield self.update(images, self.labels[rows], step, drawn, self._unrefined(generator))
-
-    def _unrefined(self, generator: torch.Generator) -> list[str]:
-        """The units that compute as they are sent first in this step; as `refined_units`."""
-        partly = self.experiment.config.train.partly_refined
-        if not partly:
-            return []
-        step, *each = torch.rand(1 + len(self.first), generator=generator).tolist()
-        named = zip(self.first, each, strict=True)
-        return [unit for unit, drawn in named if drawn >= step / partly]
+            yield self.update(images, self.labels[rows], step, drawn)
 
     def update(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        step: int,
-        bits: Sequence[int],
-        unrefined: Sequence[str] = (),
+        self, images: torch.Tensor, labels: torch.Tensor, step: int, bits: Sequence[int]
     ) -> torch.Tensor:
         """Takes one step; returns the loss.
 
@@ -201,7 +179,6 @@ class Trainer:
           labels: [batch] int64.
           step: taken so far.
           bits: that each unit's kernels have in this step; above 8 they stay as they are.
-          unrefined: units that compute as they are sent first.
         """
         self.model.train()
         drawn = self.experiment.draw(step)
@@ -212,7 +189,7 @@ class Trainer:
         if self.teacher is not None:
             with torch.no_grad(), computing_in(self.precision, self.device):
                 soft = self.teacher(x, (False,) * len(self.teacher.blocks)).float()
-        with self._rounded(bits), self._as_sent_first(unrefined):
+        with self._rounded(bits):
             with computing_in(self.precision, self.device):
                 outputs = self._outputs(x, drawn)
             loss = loss_of(drawn, outputs, labels, soft)
@@ -267,21 +244,6 @@ class Trainer:
         made: Any = ResNet(*sizes, colours, network.own_heads)
         made.load_ours(variables)
         return made.to(self.device, memory_format=torch.channels_last)
-
-    @contextlib.contextmanager
-    def _as_sent_first(self, units: Sequence[str]) -> Iterator[None]:
-        """Computes with what is sent first of some units, which then have no gradient."""
-        pairs = [pair for unit in units for pair in self.first[unit]]
-        kept = [mine.detach().clone() for mine, _ in pairs]
-        with torch.no_grad():
-            for mine, first in pairs:
-                mine.copy_(first)
-        yield
-        with torch.no_grad():
-            for (mine, _), before in zip(pairs, kept, strict=True):
-                mine.copy_(before)
-                if mine.grad is not None:
-                    mine.grad.zero_()
 
     @contextlib.contextmanager
     def _rounded(self, bits: Sequence[int]) -> Iterator[None]:

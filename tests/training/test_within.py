@@ -11,7 +11,7 @@ from accordion_jax import data, models, training
 from accordion_jax.delivery.bundle.first_bits import FirstBits
 from accordion_jax.delivery.bundle.folding import fold_norms
 from accordion_jax.delivery.bundle.precision import Chains
-from accordion_jax.training.within import refine_some_units, stay_within, within
+from accordion_jax.training.within import stay_within, within
 from tests.training.test_loop import assert_same, make, small_config
 
 FIELDS = {"train__start_from": "somewhere", "train__within_bits": 3}
@@ -111,9 +111,8 @@ def test_what_leaves_a_cell_is_brought_back():
     np.testing.assert_array_equal(found["kernel"], np.float32([-1, 0.5, 1, 9]))
 
 
-@pytest.mark.parametrize("partly", [0.0, 0.5])
-def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_path, partly):
-    fields = {"optimizer__learning_rate": 0.5, "train__partly_refined": partly}
+def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_path):
+    fields = {"optimizer__learning_rate": 0.5}
 
     def state(folder, steps):
         experiment = begun(bundled, train__steps=steps, **fields)
@@ -136,48 +135,8 @@ def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_
     assert_same(state("halves", 6), whole)
 
 
-def test_what_is_sent_first_is_the_network_of_the_bundle(bundled):
-    experiment = begun(bundled, train__partly_refined=0.5)
-    model, images = experiment.model, images_of(experiment)
-    first, few = experiment.within.first, bundled.first.variables()
-    assert jax.tree.structure(first) == jax.tree.structure(dict(experiment.init().params))
-    # In training a norm has the statistics of its batch: which those of the whole set are near.
-    wanted = model.apply(few, images)
-    statistics = experiment.init().batch_stats
-    variables = {"params": first, "batch_stats": statistics}
-    found, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    other, _ = model.apply(experiment.init().variables, images, train=True, mutable=["batch_stats"])
-    off = [float(jnp.abs(each - wanted).mean()) for each in (found, other)]
-    assert off[0] < 0.5 * off[1], off
-
-
-def test_a_share_of_the_steps_refines_some_of_the_units():
-    units = [f"unit{i:02d}" for i in range(8)]
-    params, first = ({unit: {"x": np.float32([value])} for unit in units} for value in (1, 0))
-    keys = jax.random.split(jax.random.key(0), 4000)
-
-    @jax.jit
-    @jax.vmap
-    def refined(key):
-        found = refine_some_units(params, first, 0.25, key)
-        return jnp.stack([found[unit]["x"][0] for unit in units])
-
-    drawn = np.asarray(refined(keys))
-    whole = drawn.all(axis=1)
-    # One in nine of the others has all of them too: the mean of u^8.
-    assert abs(np.mean(whole) - (0.75 + 0.25 / 9)) < 0.03
-    counts = np.bincount(drawn.sum(axis=1).astype(int), minlength=9) / len(keys)
-    np.testing.assert_allclose(counts[:8], 0.25 / 9, atol=0.012)
-    # What is not refined has no gradient.
-    gradient = jax.grad(
-        lambda x: sum(jax.tree.leaves(refine_some_units(x, first, 1.0, keys[0])))[0]
-    )(params)
-    kept = refine_some_units(params, first, 1.0, keys[0])
-    jax.tree.map(np.testing.assert_array_equal, gradient, kept)
-
-
 def test_seeds_that_are_trained_at_once_have_the_same_cells(bundled, tmp_path):
-    one = begun(bundled, policy__seed=0, train__steps=3, train__partly_refined=0.5)
+    one = begun(bundled, policy__seed=0, train__steps=3)
     together = training.Together([one, one.with_seed(1)])
     several = training.train_together(together, [tmp_path / "0", tmp_path / "1"])
     alone = training.train(one.with_seed(1), tmp_path / "alone")
@@ -194,7 +153,6 @@ def test_seeds_that_are_trained_at_once_have_the_same_cells(bundled, tmp_path):
 @pytest.mark.tries("give that")
 @pytest.mark.tries("the values of the bundle")
 @pytest.mark.tries("no norms of their own; wanted 'coml' or 'resnet'")
-@pytest.mark.tries("set config.train.within_bits too")
 def test_what_is_no_such_run_is_refused(bundled):
     with pytest.raises(ValueError, match=r"within_bits=4 keeps the first bits .*start_from"):
         make(train__within_bits=4)
@@ -212,6 +170,4 @@ def test_what_is_no_such_run_is_refused(bundled):
     assert begun(bundled, train__within_bits=3).within
     with pytest.raises(ValueError, match=r"has other arrays than this network .* values of the b"):
         assert begun(bundled, model__arguments__own_heads=True).within
-    with pytest.raises(ValueError, match=r"partly_refined=0\.5 is of .*set config.train.within_b"):
-        make(train__partly_refined=0.5)
     assert make().within is None

@@ -36,14 +36,6 @@ class FirstBits:
         piece = self.pieces[unit]
         return read(piece.content, piece.layout)
 
-    def variables(self) -> dict[str, Any]:
-        """Returns the variables of all units, of these bits."""
-        found: dict[str, Any] = {}
-        for unit in self.pieces:
-            for collection, units in _tree(unit, self.encoded(unit).arrays()).items():
-                found.setdefault(collection, {}).update(units)
-        return found
-
     def cells(self, reach: float) -> dict[str, dict[str, Any]]:
         """Returns the least and the largest value that each parameter may have.
 
@@ -63,13 +55,9 @@ class FirstBits:
                 name: _cell(tensor, reach) for name, tensor in self.encoded(unit).tensors.items()
             }
             for i, end in enumerate(ends.values()):
-                end |= _tree(unit, {name: pair[i] for name, pair in found.items()})["params"]
+                one = {name: pair[i] for name, pair in found.items()}
+                end |= tree_of("" if unit == BASE else f"{unit}/", one)["params"]
         return ends
-
-
-def _tree(unit: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """A unit's arrays as ``{collection: {unit: tree}}``."""
-    return tree_of("" if unit == BASE else f"{unit}/", arrays)
 
 
 def _cell(tensor: Tensor, reach: float) -> tuple[np.ndarray, np.ndarray]:

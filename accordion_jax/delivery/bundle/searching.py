@@ -8,9 +8,12 @@ when it pays to send more bits of the blocks that are there, and when another bl
 2. *The grid.* With the first r of these refinements, one pass gives the error of each depth, since
    truncations share what they have in common. So all pairs of a depth and an r are measured, with
    as many passes as there are refinements.
-3. *The path.* From the smallest model on, the next one is that which saves the most errors a byte,
-   of all that are deeper or finer: the lower convex hull of what can still be reached. What lies
-   between is sent blocks first, so that each of them is a model that runs.
+3. *The path.* Of all ways from the smallest model to the last, each step deeper or finer or both,
+   that with the least mean error over the bytes that have arrived, evenly in their logarithm: a
+   device on a slow link is as much worth as one on a fast link. What lies between two models of the
+   way is sent blocks first, so that each of them runs, and does not count. It is the shortest way
+   in a graph, not the steepest step each time: bits that save a little at once may be a burden to
+   all that comes after them, where they were trained for the full depth alone.
 """
 
 import heapq
@@ -25,6 +28,8 @@ from accordion_jax.delivery.bundle.passes_kept import Ask
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.depth import Ladder, SkipMask
 
+# Bytes that come before all segments: headers and a manifest.
+_BEFORE = 4096
 # Columns of the grid at most: of more refinements several come together.
 _COLUMNS = 40
 
@@ -85,27 +90,28 @@ def find_order(
 
 
 def path(errors: np.ndarray, sizes: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the states of the lower hull, from the smallest to the last.
+    """Returns the states of the way with the least mean error, from the smallest to the last.
 
     Args:
       errors: [depths, columns], of any unit.
       sizes: [depths, columns] bytes; grow along both.
     """
-    at = (0, 0)
-    found = [at]
-    last = tuple(size - 1 for size in errors.shape)
-    while at != last:
-        saved = errors[at] - errors[at[0] :, at[1] :]
-        more = sizes[at[0] :, at[1] :] - sizes[at]
-        slopes = np.where(more > 0, saved / np.maximum(more, 1), -np.inf)
-        best = float(slopes.max())
-        if best <= 0:  # nothing helps any more: what is left comes in its order
-            at = last
-        else:
-            steps = np.argwhere(slopes == best)
-            deeper, finer = min(steps.tolist(), key=lambda step: more[tuple(step)])
-            at = at[0] + deeper, at[1] + finer
-        found.append(at)
+    arrived = np.log(sizes + _BEFORE)
+    least = np.zeros(errors.shape)
+    after: dict[tuple[int, int], tuple[int, int]] = {}
+    last = errors.shape[0] - 1, errors.shape[1] - 1
+    for at in sorted(np.ndindex(*errors.shape), reverse=True):
+        if at == last:
+            continue
+        costs = errors[at] * (arrived[at[0] :, at[1] :] - arrived[at]) + least[at[0] :, at[1] :]
+        costs[0, 0] = np.inf  # where it is already
+        # Of several that are as good the first, which is the nearest.
+        deeper, finer = np.unravel_index(int(costs.argmin()), costs.shape)
+        least[at] = costs[deeper, finer]
+        after[at] = at[0] + int(deeper), at[1] + int(finer)
+    found = [(0, 0)]
+    while found[-1] != last:
+        found.append(after[found[-1]])
     return found
 
 

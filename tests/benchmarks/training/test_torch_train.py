@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed; pip insta
 from accordion_jax import training  # noqa: E402
 from accordion_jax.runs.config import default_config  # noqa: E402
 from accordion_jax.runs.folder import CHECKPOINTS  # noqa: E402
-from accordion_jax.training import rounding, within  # noqa: E402
+from accordion_jax.training import rounding  # noqa: E402
 from accordion_jax.training.checkpoints import Checkpoints  # noqa: E402
 from accordion_jax.training.loss import weighted_loss  # noqa: E402
 from accordion_jax.training.pruning import keep_zeros  # noqa: E402
@@ -207,69 +207,6 @@ def test_a_step_stays_within_the_cells_of_ours(bundled):
     np.testing.assert_array_equal(params["head"]["kernel"], ends.least["head"]["kernel"])
     at_an_end = params["stem"]["conv"]["kernel"] == ends.most["stem"]["conv"]["kernel"]
     assert 0.02 < np.mean(at_an_end) < 0.6
-
-
-def test_a_step_that_is_refined_in_part_moves_the_weights_as_ours(bundled):
-    fields = {"train.start_from": "somewhere", "train.within_bits": 3, "train.bits": (4,)}
-    experiment = experiment_of(bundled, **fields, **{"train.partly_refined": 1.0})
-    trainer, drawn = trainer_of(experiment), experiment.draw(0)
-    images, labels = experiment.train.inputs[:64], experiment.train.targets[:64]
-    begun, cells = jax.device_get(experiment.init()), experiment.cells
-    unrefined = ["stage1_block01", "stem"]
-
-    def loss(params):
-        rounded = rounding.round_units(params, (4,), jax.random.key(0))
-        outputs, _ = experiment.model.apply(
-            {
-                "params": rounded | {unit: cells["first"][unit] for unit in unrefined},
-                "batch_stats": begun.batch_stats,
-            },
-            experiment.task.prepare(images),
-            skip_masks=drawn.skip_masks,
-            train=True,
-            mutable=["batch_stats"],
-            method="truncations",
-        )
-        return weighted_loss(drawn, experiment.task, outputs, labels)[0]
-
-    gradients = jax.grad(loss)(begun.params)
-    rate = experiment.learning_rate(np.float32(0))
-    wanted = {}
-    for unit, old in begun.params.items():
-        direction, _ = experiment.optimizer.update(gradients[unit], begun.opt_state[unit], old)
-        new = jax.tree.map(lambda p, d: p - rate * d, old, direction)
-        wanted[unit] = within.stay_within(new, cells["least"][unit], cells["most"][unit])
-    trainer.update(
-        torch.tensor(images).permute(0, 3, 1, 2),
-        torch.tensor(labels).long(),
-        0,
-        (4,) * len(trainer.kernels),
-        unrefined,
-    )
-    found = trainer.state().params
-    jax.tree.map(
-        lambda ours, theirs: np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-5),
-        wanted,
-        found,
-    )
-    # Of what has no gradient, weight decay alone is left.
-    moved = jax.tree.map(lambda old, new: np.abs(new - old).max(), begun.params, found)
-    assert max(jax.tree.leaves(moved["stage1_block01"])) < 1e-4
-    assert max(jax.tree.leaves(moved["stage2_block01"])) > 1e-3
-
-
-def test_a_share_of_the_steps_is_refined_in_part(bundled):
-    fields = {"train.start_from": "somewhere", "train.within_bits": 3}
-    trainer = trainer_of(experiment_of(bundled, **fields, **{"train.partly_refined": 0.25}))
-    generator = torch.Generator().manual_seed(0)
-    drawn = [trainer._unrefined(generator) for _ in range(4000)]
-    units = len(trainer.first)
-    counts = np.bincount([len(each) for each in drawn], minlength=units + 1) / len(drawn)
-    np.testing.assert_allclose(counts[1:], 0.25 / (units + 1), atol=0.015)
-    assert {unit for each in drawn for unit in each} == set(trainer.first)
-    whole = trainer_of(experiment_of(bundled, **fields))
-    assert not whole.first
-    assert whole._unrefined(generator) == []
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):

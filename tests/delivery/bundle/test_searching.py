@@ -114,31 +114,45 @@ grids = st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
 )
 
 
+def mean_error(way, errors, sizes):
+    """Over the logarithm of what has arrived, with what comes before."""
+    arrived = np.log(sizes + searching._BEFORE)
+    spans = ((arrived[after] - arrived[at], errors[at]) for at, after in itertools.pairwise(way))
+    return sum(span * error for span, error in spans)
+
+
+def ways(at, last):
+    """All ways from a state to the last one."""
+    if at == last:
+        yield [at]
+    for after in itertools.product(range(at[0], last[0] + 1), range(at[1], last[1] + 1)):
+        if after != at:
+            yield from ([at, *rest] for rest in ways(after, last))
+
+
 @given(grids)
-def test_a_path_is_the_lower_hull_of_what_can_be_reached(grid):
+def test_a_path_has_the_least_mean_error_of_all(grid):
     errors, more = grid
+    errors, more = errors[:3, :3], [1000 * each for each in more]
     depths, columns = errors.shape
     # Bytes of blocks, and of refinements of them.
-    sizes = np.cumsum(more[:depths])[:, None] + np.cumsum(more[depths:])[None, :]
+    sizes = np.cumsum(more[:depths])[:, None] + np.cumsum(more[-columns:])[None, :]
     found = path(errors, sizes)
+    last = depths - 1, columns - 1
     assert found[0] == (0, 0)
-    assert found[-1] == (depths - 1, columns - 1)
-    for (depth, column), (deeper, finer) in itertools.pairwise(found):
-        assert (deeper, finer) != (depth, column)
-        assert deeper >= depth
-        assert finer >= column
-    slopes = [
-        (errors[one] - errors[other]) / (sizes[other] - sizes[one])
-        for one, other in itertools.pairwise(found)
-    ]
-    steps = list(zip(itertools.pairwise(found), slopes, strict=True))
-    for (one, other), slope in steps:
-        reachable = itertools.product(range(one[0], depths), range(one[1], columns))
-        best = max(
-            ((errors[one] - errors[s]) / (sizes[s] - sizes[one]) for s in reachable if s != one),
-            default=0,
-        )
-        assert slope == best or (best <= 0 and other == found[-1])
+    assert found[-1] == last
+    least = min(mean_error(way, errors, sizes) for way in ways((0, 0), last))
+    assert mean_error(found, errors, sizes) == pytest.approx(least, abs=1e-9)
+
+
+def test_bits_that_are_a_burden_later_are_not_sent_first():
+    # The first refinement saves a little at the smallest depth, and makes the others worse.
+    errors = np.array([[790, 770, 770], [650, 690, 690], [100, 200, 90]])
+    sizes = np.array([[400, 450, 500], [4000, 4050, 8000], [50_000, 50_050, 100_000]])
+    assert path(errors, sizes) == [(0, 0), (1, 0), (2, 0), (2, 2)]
+    # Where it makes none worse, it comes at once.
+    errors[:, 1] = [770, 640, 95]
+    assert path(errors, sizes)[:3] == [(0, 0), (0, 1), (1, 1)]
 
 
 def test_many_refinements_share_the_columns_of_the_grid(network, monkeypatch):
