@@ -28,14 +28,14 @@ step, and a head for each block; `:settled` goes on with three quarters of the w
 depth; `:fitted` fits the heads. These want --workdir=runs/ and their names: one begins with the
 other. `:pruned` is the plain network with three quarters of its weights zero, for comparison.
 
-`:refined` begins with a bundle of such a network, and trains, for the full depth alone, what its
-first 4 bits leave open; in half of the steps only some of the blocks are refined. Its bundle is
-that of ``pretrained/``. It learns from the bundle of the plain network.
+`:refined` begins with a bundle of such a network, and trains on, for the full depth alone, what its
+first 4 bits leave open. Its bundle is that of ``pretrained/``. It learns from the bundle of the
+plain network.
 
 5,000 training images are held out, for choices that are made with a trained network. Elastic and
 plain took two minutes each on an H200 that three such runs shared, `:sparse` ten minutes on two CPU
 cores. Top-1 error on the test set with three blocks, six, and all: elastic 37.9, 17.1 and 9.7 %;
-sparse 38.1, 17.4 and 10.2; fitted 52.6, 20.9 and 9.4; refined, full depth, 8.8. Plain 8.7 % (80
+sparse 38.1, 17.4 and 10.2; fitted 52.6, 20.9 and 9.4; refined, full depth, 8.4. Plain 8.7 % (80
 epochs by PyTorch: 8.2).
 """
 
