@@ -11,6 +11,9 @@ device may run is measured on the run's test split, so that the data set must be
 weights are sent as they are, and nothing is measured again but the statistics of a run that was
 trained for few bits (config.train.bits).
 
+A run that was trained within the first bits of a bundle (config.train.within_bits) sends what that
+bundle sends first, to the byte, and refines it: --bits begins with those.
+
 A search that is interrupted goes on where it stopped: the same command measures no set twice. What
 it has is in a hidden file in DIR, which goes when the bundle is written.
 

@@ -37,18 +37,14 @@ def nested(array: np.ndarray, coarse: Quantised, bits: int) -> Quantised:
     least = np.full(channels, np.inf)
     codes = np.zeros(channels, np.uint8)
     indices = np.zeros(weights.shape, np.uint8)
-    # From the scale of the few bits to one whose levels do not reach as far as theirs.
+    # From the scale of the few bits, whose levels have one of the many each, to one whose levels do
+    # not reach as far as theirs.
     for step in range(PER_OCTAVE * (bits - coarse.bits + 1) + 1):
         tried = np.clip(coarse.codes.astype(int) + step, 0, 255).astype(np.uint8)
         found, off = _levels(weights, coarse, scales_of(coarse.unit, tried), LEVELS[bits])
         better = off < least
         least[better], codes[better] = off[better], tried[better]
         indices[:, better] = found[:, better]
-    if not np.isfinite(least).all():
-        raise BundleError(
-            f"no scale of {bits} bits has a level in each of those that {coarse.bits} bits use; "
-            "send it in more bits"
-        )
     return Quantised(coarse.shape, bits, coarse.unit, codes, indices)
 
 
