@@ -42,7 +42,8 @@ def test_a_model_is_read_whole_and_checked_and_another_folder_is_none(tmp_path):
     assert read_model(tmp_path / "nowhere") is None
     parts = make_parts()
     bundle = write_bundle(tmp_path, **parts)
-    description, variables = read_model(bundle)
+    found = read_model(bundle)
+    description, variables = found.description, found.variables
     assert description == read_manifest(bundle).model
     for unit, arrays in parts["segments"].items():
         for name, array in arrays.items():
