@@ -50,20 +50,17 @@ def _nearest(weights: jax.Array, levels: int) -> jax.Array:
     return level_at(weights, scale, levels) * scale
 
 
-def best_scale(
-    weights: jax.Array, levels: int, factors: Sequence[float] = SCALES_TRIED
-) -> jax.Array:
+def best_scale(weights: jax.Array, levels: int) -> jax.Array:
     """Returns the scale with the least squared error of the weights of one channel, [].
 
     Args:
       weights: [rows].
       levels: how many.
-      factors: of the scales that are tried, of the one that clips nothing.
     """
     largest = jnp.max(jnp.abs(weights))
     # A channel of zeros stays one, whatever its scale is.
     unit = jnp.where(largest > 0, largest, 1.0) / ((levels - 1) / 2)
-    tried = jnp.asarray(factors, weights.dtype) * unit
+    tried = jnp.asarray(SCALES_TRIED, weights.dtype) * unit
 
     def error(scale: jax.Array) -> jax.Array:
         return jnp.sum(jnp.square(level_at(weights, scale, levels) * scale - weights))

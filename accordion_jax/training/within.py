@@ -52,7 +52,15 @@ def within(
       cells: {"least": ..., "most": ...} of the bundle's parameters, each unit -> tree.
       bundled: the parameters of the bundle.
       begun: those that the run begins with: of the bundle, kernels perhaps of another size.
+
+    Raises:
+      ValueError: there is no convolution.
     """
+    if not any(np.ndim(leaf) > 2 for leaf in jax.tree.leaves(dict(begun))):
+        raise ValueError(
+            "config.train.within_bits trains what few bits of convolutions leave open, and this "
+            "network has none; set it to 0"
+        )
     sizes = jax.tree.map(_size, dict(begun), dict(bundled))
     least, most = (
         jax.tree.map(_end, dict(cells[end]), sizes, dict(begun)) for end in ("least", "most")

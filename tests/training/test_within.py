@@ -84,14 +84,11 @@ def test_cells_have_the_size_of_what_a_run_begins_with(bundled):
     experiment = begun(bundled)
     found, before = experiment.within, experiment.init().params
     folded = bundled.variables["params"]
-    for unit in ("stem", "head"):
-        kernels = [tree[unit] for tree in (before, folded, found.sizes)]
-        for layer in ("conv",) if unit == "stem" else ():
-            now, then, size = (each[layer]["kernel"] for each in kernels)
-            assert abs(size - 1) > 0.05
-            np.testing.assert_allclose(now, size * then, rtol=1e-5)
+    trees = before, folded, found.sizes
+    now, then, size = (tree["stem"]["conv"]["kernel"] for tree in trees)
+    assert abs(size - 1) > 0.05
+    np.testing.assert_allclose(now, size * then, rtol=1e-5)
     cells = bundled.first.cells(0.45)
-    size = found.sizes["stem"]["conv"]["kernel"]
     np.testing.assert_allclose(
         found.least["stem"]["conv"]["kernel"], size * cells["least"]["stem"]["conv"]["kernel"], 1e-5
     )
@@ -171,3 +168,6 @@ def test_what_is_no_such_run_is_refused(bundled):
     with pytest.raises(ValueError, match=r"has other arrays than this network .* values of the b"):
         assert begun(bundled, model__arguments__own_heads=True).within
     assert make().within is None
+    dense = {"a": {"kernel": np.ones((2, 3), np.float32)}}
+    with pytest.raises(ValueError, match="this network has none; set it to 0"):
+        within({"least": dense, "most": dense}, dense, dense)
