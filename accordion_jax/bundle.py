@@ -221,19 +221,21 @@ def _refining(run: Run, bits: Sequence[int], how: Mapping[str, Any]) -> Chains:
       ValueError: the first bits are others, or what the run began with is no bundle; names both.
     """
     within, source = run.config.train.within_bits, run.config.train.start_from
-    if bits[0] != within or len(bits) < 2:
-        raise ValueError(
-            f"--bits={','.join(map(str, bits))}: {_WORKDIR.value} was trained within the levels of "
-            f"{within} bits of {source}, which are what is sent first; give --bits={within},8"
-        )
     experiment = make_experiment(run.config, read_bundle=read_model)
     found, bundled = experiment.within, read_model(source)
     assert found is not None
     assert bundled is not None
+    sent = bundled.sent.up_to(within)
+    there = len(sent.bits)
+    if tuple(bits[:there]) != sent.bits or len(bits) == there:
+        first = ",".join(map(str, sent.bits))
+        raise ValueError(
+            f"--bits={','.join(map(str, bits))}: {_WORKDIR.value} was trained within the levels of "
+            f"{within} bits of {source}, which sends {first} first; give --bits={first},8"
+        )
     _log.info("measuring on training images what the norms see of rounded weights")
     renew = functools.partial(renewal(experiment), run.model)
-    pieces = bundled.first.pieces
-    return with_measured_norms(run.variables, renew, first=pieces, sizes=found.sizes, **how)
+    return with_measured_norms(run.variables, renew, sent=sent.pieces, sizes=found.sizes, **how)
 
 
 @contextlib.contextmanager

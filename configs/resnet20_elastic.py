@@ -48,7 +48,7 @@ _PLAIN = (
     "results/compositions/plain/4ad2c600a54a0764913f6590cb89325975489d0ffd68e7b3b25eeaaad17fc9ce"
 )
 _REFINED = (
-    "results/compositions/refined/48fed65a4b6348e38fe88fb23013e7b4856a42fd039b8c28ec066b30eff6ff69"
+    "results/compositions/refined/1c7317ad2ec7f891dba74186183ce766d3d21f202137b54eb77deb5edc4787a5"
 )
 _ELASTIC = {
     "objective.name": "expected",
@@ -141,7 +141,9 @@ VARIANTS = {
         "name": "resnet20_elastic_refined",
         "train.start_from": _REFINED,
         "train.within_bits": 4,
-        **_going_on(3.0, 0.04),
+        "train.bits": (5,),
+        "train.sparsity": 0.71,
+        **_going_on(18.0, 0.08),
     }
     | _ELASTIC
     | _OWN_HEADS

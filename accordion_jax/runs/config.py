@@ -282,6 +282,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.train.within_bits={fields['train.within_bits']} keeps the first bits of a "
             "bundle; set config.train.start_from to it"
         )
+    for bits in fields["train.bits"]:
+        if bits <= (within := fields["train.within_bits"]):
+            raise ValueError(
+                f"config.train.bits has {bits}, and config.train.within_bits={within} trains what "
+                "more bits add to so many; wanted more, or within_bits=0"
+            )
     if fields["train.sparsity"] and not fields["train.start_from"]:
         raise ValueError(
             f"config.train.sparsity={fields['train.sparsity']} keeps the largest weights of a "

@@ -30,20 +30,23 @@ from accordion_jax.training.state import TrainState, Tree, example_spec, init_st
 from accordion_jax.training.teacher import Teacher, teacher_of_run
 from accordion_jax.training.trained import start_from, start_with
 from accordion_jax.training.unfolding import unfold_norms
-from accordion_jax.training.within import REACH, Within, within
+from accordion_jax.training.within import Within, stay_within, within
 
 _log = logging.getLogger("accordion_jax")
 
 
-class FirstBits(Protocol):
-    """What a bundle sends first."""
+class SentBits(Protocol):
+    """What a bundle sends, or its first bits."""
 
     @property
-    def bits(self) -> int:
-        """Of a weight."""
+    def bits(self) -> tuple[int, ...]:
+        """Of a weight, step by step."""
 
-    def cells(self, reach: float, /) -> Mapping[str, Tree]:
-        """Returns {"least": ..., "most": ...}: the values that round to its levels."""
+    def up_to(self, bits: int, /) -> "SentBits":
+        """Returns the steps up to that of these bits."""
+
+    def levels(self) -> Mapping[str, Tree]:
+        """Returns {"center": ..., "spacing": ...}: the level of each number, and to the next."""
 
 
 class BundledModel(Protocol):
@@ -58,8 +61,8 @@ class BundledModel(Protocol):
         """Of the full model."""
 
     @property
-    def first(self) -> FirstBits:
-        """What it sends first."""
+    def sent(self) -> SentBits:
+        """What it sends."""
 
 
 # Of another folder than a bundle's returns None.
@@ -132,18 +135,13 @@ class Experiment:
           ValueError, FileNotFoundError, CheckpointError: as `trained.start_from`.
           Others: as `read_bundle`.
         """
-        key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
-        state = init_state(self.model, self.optimizer, key, self.example)
-        state = state._replace(objective=self.objective_state)
-        before = self.config.train.start_from
-        if before:
-            _log.info("begins with the weights of %s", before)
-            if found := self.read_bundle(before):
-                state = self._unfolded(found.variables, state)
-            else:
-                state = start_from(before, state, self.model)
+        state = self._begun()
         if share := self.config.train.sparsity:
-            state = state._replace(params=prune(state.params, self.model.block_names, share))
+            params = prune(state.params, self.model.block_names, share)
+            if within := self.within:
+                # What is no zero in the bits that are out is none now, and heads stay.
+                params = stay_within(params, **within.cells, bits=within.bits)
+            state = state._replace(params=params)
         if self.config.train.fit_heads:
             key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 5)
             variables = jax.device_get(state.variables)
@@ -151,6 +149,19 @@ class Experiment:
                 params=fit_heads(self.model, variables, self.task, self.train, self.ladder, key)
             )
         return state
+
+    def _begun(self) -> TrainState:
+        """The state of a new network, or of what the run begins with."""
+        key = jax.random.fold_in(jax.random.wrap_key_data(self.key), 0)
+        state = init_state(self.model, self.optimizer, key, self.example)
+        state = state._replace(objective=self.objective_state)
+        before = self.config.train.start_from
+        if not before:
+            return state
+        _log.info("begins with the weights of %s", before)
+        if found := self.read_bundle(before):
+            return self._unfolded(found.variables, state)
+        return start_from(before, state, self.model)
 
     @functools.cached_property
     def within(self) -> Within | None:
@@ -170,27 +181,23 @@ class Experiment:
                 f"{wanted}, and start_from={source!r} is none; cut one of it first: "
                 f"python -m accordion_jax.bundle --workdir={source} --out=DIR --bits={bits}"
             )
-        if found.first.bits != bits:
+        sent = found.sent
+        if bits not in sent.bits:
+            out = " then ".join(map(str, sent.bits))
             raise ValueError(
-                f"{wanted}, and those of start_from={source!r} are {found.first.bits}; give that"
+                f"{wanted}, and start_from={source!r} sends {out} bits; give one of these"
             )
-        begun, bundled = jax.device_get(self.init().params), found.variables["params"]
-        there, here = (
+        begun, bundled = jax.device_get(self._begun().params), found.variables["params"]
+        paths = [
             {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
             for params in (bundled, begun)
-        )
-        if there != here:
+        ]
+        if paths[0] != paths[1]:
             raise ValueError(
                 f"{wanted}, and start_from={source!r} has other arrays than this network (heads of "
                 "its own?); give config.model.arguments the values of the bundle"
             )
-        return within(found.first.cells(REACH), bundled, begun)
-
-    @property
-    def cells(self) -> dict[str, Any] | None:
-        """{"least": ..., "most": ...} of `within`, as a step takes them."""
-        found = self.within
-        return {"least": found.least, "most": found.most} if found else None
+        return within(sent.up_to(bits).levels(), bits, bundled, begun)
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
@@ -242,6 +249,7 @@ class Experiment:
             learning_rate=self.learning_rate,
             batch_size=self.config.train.batch_size,
             bits=tuple(self.config.train.bits),
+            held=self.config.train.within_bits,
             sparse=self.config.train.sparsity > 0,
             teacher=self.teacher,
         )

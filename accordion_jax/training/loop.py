@@ -156,8 +156,8 @@ class _Loop:
         self.key = data.replicate(together.key)
         teacher = experiment.teacher
         self.taught_by = data.replicate(teacher.variables) if teacher else None
-        cells = experiment.cells
-        self.cells = data.replicate(cells) if cells else None
+        within = experiment.within
+        self.cells = data.replicate(within.cells) if within else None
         self.epoch_order = together.mapped_epoch_order()
         self.first = jax.process_index() == 0
 

@@ -8,7 +8,8 @@ are drawn independently. The levels are those of a bundle's integers: 2^bits - 1
 a scale a channel, that of the least squared error.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,24 +75,34 @@ def level_at(weights: jax.Array, scale: jax.Array, levels: int) -> jax.Array:
     return jnp.clip(jnp.round(weights / scale + half), 0, levels - 1) - half
 
 
-def round_units(params: Mapping[str, Tree], bits: Sequence[int], key: jax.Array) -> dict[str, Any]:
+def round_units(
+    params: Mapping[str, Tree],
+    bits: Sequence[int],
+    key: jax.Array,
+    cells: Sequence[Mapping[str, Tree]] = (),
+    rounded: Callable[..., jax.Array] = rounded,
+) -> dict[str, Any]:
     """Returns parameters whose kernels are rounded, each unit's to one of some numbers of bits.
 
     Args:
       params: unit -> tree. Arrays of two axes or more are kernels; the others stay.
       bits: 1 to 8, 16 or 32, each as likely as the others; 16 and 32 round nothing.
       key: of the draw.
+      cells: more trees of this structure.
+      rounded: of a kernel, its arrays in `cells`, and a number of bits.
     """
     names = sorted(params)
     drawn = jax.random.randint(key, (len(names),), 0, len(bits))
+
+    def one_of(leaf: jax.Array, *cell: jax.Array, which: jax.Array) -> jax.Array:
+        if leaf.ndim < 2:
+            return leaf
+        every = [rounded(leaf, *cell, each) if each <= MOST_ROUNDED else leaf for each in bits]
+        return every[0] if len(every) == 1 else jax.lax.select_n(which, *every)
+
     return {
-        name: jax.tree.map(lambda leaf, which=which: _one_of(leaf, bits, which), params[name])
+        name: jax.tree.map(
+            functools.partial(one_of, which=which), params[name], *(tree[name] for tree in cells)
+        )
         for name, which in zip(names, drawn, strict=True)
     }
-
-
-def _one_of(leaf: jax.Array, bits: Sequence[int], which: jax.Array) -> jax.Array:
-    if leaf.ndim < 2:
-        return leaf
-    every = [rounded(leaf, each) if each <= MOST_ROUNDED else leaf for each in bits]
-    return every[0] if len(every) == 1 else jax.lax.select_n(which, *every)

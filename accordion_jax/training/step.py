@@ -22,7 +22,7 @@ from accordion_jax.training.pruning import keep_zeros
 from accordion_jax.training.rounding import round_units
 from accordion_jax.training.state import TrainState, Tree
 from accordion_jax.training.teacher import Teacher
-from accordion_jax.training.within import stay_within
+from accordion_jax.training.within import rounded_within, stay_within
 
 AXIS = data.AXIS
 Metrics = dict[str, jax.Array]
@@ -67,6 +67,7 @@ def train_step(
     devices: int,
     several: bool = False,
     bits: Sequence[int] = (),
+    held: int = 0,
     sparse: bool = False,
     teacher: Teacher | None = None,
 ) -> tuple[TrainState, Metrics]:
@@ -86,7 +87,7 @@ def train_step(
       key: [2] uint32, data of the run's key.
       taught_by: variables of the teacher, the same for all runs; an argument, so that programs do
         not hold its weights.
-      cells: ends of the values that parameters may have (`Experiment.cells`), or None; likewise.
+      cells: of the values that parameters may have (`Within.cells`), or None; likewise.
       model: called with the skip masks of the draw.
       task: static; prepares the examples, and gives loss and error.
       draw: static; what the step works on.
@@ -97,6 +98,7 @@ def train_step(
       several: whether several runs take their steps at once; state, order and key then have a
         leading axis of runs.
       bits: that kernels are rounded to, as `rounding.round_units`; none: they are not.
+      held: of the levels of `cells`.
       sparse: whether what is zero in a block's kernels stays so.
       teacher: static; another network whose answers the draw is taught.
 
@@ -130,7 +132,10 @@ def train_step(
     @each_run
     def round_kernels(params, step, key):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), step), 3)
-        return round_units(params, bits, key)
+        if cells is None:
+            return round_units(params, bits, key)
+        trees = cells["center"], cells["spacing"]
+        return round_units(params, bits, key, trees, functools.partial(rounded_within, held=held))
 
     @each_run
     def soft_labels(x):
@@ -181,7 +186,7 @@ def train_step(
         if sparse and unit in model.block_names:
             new = keep_zeros(old, new)
         if cells is not None:
-            least, most = cells["least"][unit], cells["most"][unit]
-            new = each_run(functools.partial(stay_within, least=least, most=most))(new)
+            cell = {end: tree[unit] for end, tree in cells.items()}
+            new = each_run(functools.partial(stay_within, bits=held, **cell))(new)
         params[unit] = new
     return TrainState(state.step + 1, params, batch_stats, opt_state, objective), metrics

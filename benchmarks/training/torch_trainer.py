@@ -19,6 +19,7 @@ from accordion_jax.system.files import write_whole
 from accordion_jax.training.objective import Draw
 from accordion_jax.training.rounding import MOST_ROUNDED, SCALES_TRIED, levels_of
 from accordion_jax.training.state import TrainState
+from accordion_jax.training.within import BORDER, TRIED, ends
 from benchmarks.training.torch_peer import ResNet, computing_in, crop_and_flip
 from benchmarks.work import SkipMask
 
@@ -101,6 +102,49 @@ def rounded(kernel: torch.Tensor, bits: int) -> torch.Tensor:
     return best.view_as(kernel)
 
 
+class Cells:
+    """Where the numbers of a tensor may go, as `training.within`."""
+
+    def __init__(self, center: torch.Tensor, spacing: torch.Tensor, held: int):
+        """Takes over what `training.within.Within` says of a tensor.
+
+        Args:
+          center: [channels, ...], or of one axis.
+          spacing: of the same shape; zero or infinite where there are no levels.
+          held: bits of the levels.
+        """
+        center, spacing = center.detach(), spacing.detach()
+        self.held = held
+        self.least, self.most = (
+            torch.tensor(np.asarray(end), device=center.device)
+            for end in ends(center.cpu().numpy(), spacing.cpu().numpy(), held)
+        )
+        self.refined = bool((spacing > 0).all() and spacing.isfinite().all())
+        self.unit = spacing.flatten(1)[:, :1] if self.refined else spacing
+        self.level = (center.flatten(1) / self.unit) if self.refined else center
+
+    def rounded(self, kernel: torch.Tensor, bits: int) -> torch.Tensor:
+        """Returns a kernel in more bits, as `training.within.rounded_within`."""
+        if not self.refined:
+            return kernel
+        at = kernel.flatten(1) / self.unit
+        half, outermost = ((levels_of(each) - 1) / 2 for each in (bits, self.held))
+        low, high = self.level < 0.25 - outermost, self.level > outermost - 0.25
+        best, off = at, torch.full_like(self.unit, torch.inf)
+        for share in TRIED:
+            scale = share * 2.0 ** (self.held - bits)
+            least = ((self.level - 0.5) / scale + (half + BORDER)).ceil_().clamp_(min=0)
+            most = ((self.level + 0.5) / scale + (half - BORDER)).floor_().clamp_(max=2 * half)
+            least.masked_fill_(low, 0)
+            most.masked_fill_(high, 2 * half)
+            here = (at / scale + half).round_().clamp_(least, most).sub_(half).mul_(scale)
+            error = (here - at).square_().sum(1, keepdim=True)
+            error.masked_fill_((least > most).any(1, keepdim=True), torch.inf)
+            best = torch.where(error < off, here, best)
+            off = torch.minimum(error, off)
+        return (best * self.unit).view_as(kernel)
+
+
 class Trainer:
     """A run's network and optimizer in PyTorch, on this machine's processor or GPU."""
 
@@ -136,14 +180,17 @@ class Trainer:
             for kernel in kernels
             if unit in experiment.model.block_names and experiment.config.train.sparsity
         ]
-        self.within: list[Any] = []  # (parameter, least, most)
-        if cells := experiment.cells:
-            ends = (
-                self._network(experiment.model, {**self.begun.variables, "params": cells[end]})
-                for end in ("least", "most")
+        self.within: list[tuple[torch.Tensor, Cells]] = []
+        if found := experiment.within:
+            trees = (
+                self._network(experiment.model, {**self.begun.variables, "params": tree})
+                for tree in found.cells.values()
             )
-            every = (network.parameters() for network in (self.model, *ends))
-            self.within = list(zip(*every, strict=True))
+            every = (network.parameters() for network in (self.model, *trees))
+            self.within = [
+                (each, Cells(center, spacing, found.bits))
+                for each, center, spacing in zip(*every, strict=True)
+            ]
         self.pad, self.flip, train = task.pad, task.flip, experiment.train
         images = torch.tensor(np.asarray(train.inputs))
         self.padded = F.pad(images, (0, 0, *(self.pad,) * 4)).to(self.device)
@@ -199,8 +246,8 @@ class Trainer:
         with torch.no_grad():
             for kernel, zero in self.zeros:
                 kernel.masked_fill_(zero, 0)
-            for each, least, most in self.within:
-                each.clamp_(least, most)
+            for each, cells in self.within:
+                each.clamp_(cells.least, cells.most)
         return loss.detach()
 
     def state(self) -> TrainState:
@@ -254,9 +301,11 @@ class Trainer:
             for kernel in kernels
             if each <= MOST_ROUNDED
         ]
+        cells = {id(each): cells for each, cells in self.within}
         with torch.no_grad():
             for kernel, exact, each in whole:
-                kernel.copy_(rounded(exact, each))
+                to = cells[id(kernel)].rounded if cells else rounded
+                kernel.copy_(to(exact, each))
         yield
         with torch.no_grad():
             for kernel, exact, _ in whole:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from accordion_jax import data, models, training
-from accordion_jax.delivery.bundle.first_bits import FirstBits
+from accordion_jax.delivery.bundle.encodings.integers import Integer
+from accordion_jax.delivery.bundle.encodings.nesting import nested
 from accordion_jax.delivery.bundle.folding import fold_norms
 from accordion_jax.delivery.bundle.precision import Chains
-from accordion_jax.training.within import stay_within, within
+from accordion_jax.delivery.bundle.sent_bits import SentBits
+from accordion_jax.training.within import REACH, ends, rounded_within, stay_within, within
 from tests.training.test_loop import assert_same, make, small_config
 
 FIELDS = {"train__start_from": "somewhere", "train__within_bits": 3}
@@ -29,10 +31,14 @@ def bundled(tmp_path_factory):
 def bundle_of(model, variables, bits):
     names = {"base_names": model.base_names, "block_names": model.block_names}
     chains = Chains(fold_norms(variables), **names, bits=bits)
+    steps = range(len(bits))
     return types.SimpleNamespace(
         description=models.describe(model),
         variables=chains.variables(dict.fromkeys(chains.names, len(bits) - 1)),
-        first=FirstBits(bits[0], {name: chains.piece(name, 0) for name in chains.names}),
+        sent=SentBits(
+            tuple(bits),
+            {name: tuple(chains.piece(name, step) for step in steps) for name in chains.names},
+        ),
     )
 
 
@@ -47,37 +53,47 @@ def images_of(experiment):
     return experiment.task.prepare(jnp.asarray(rows))
 
 
-def test_a_cell_is_what_rounds_to_the_level_that_is_out(bundled):
-    reach = 0.45
-    cells = bundled.first.cells(reach)
-    for unit in bundled.first.pieces:
-        for name, tensor in bundled.first.encoded(unit).tensors.items():
-            *path, last = [*([] if unit == "base" else [unit]), *name.split("/")]
-            if last in ("mean", "var"):
+def at(tree, unit, name):
+    for each in (*([] if unit == "base" else [unit]), *name.split("/")):
+        tree = tree[each]
+    return tree
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+def test_a_cell_is_what_rounds_to_the_level_that_is_out(bundled, bits):
+    sent = bundled.sent.up_to(bits)
+    assert sent.bits == ((3,) if bits == 3 else (3, 8))
+    levels = sent.levels()
+    for unit in sent.pieces:
+        for name, tensor in sent.encoded(unit).tensors.items():
+            if name.endswith(("mean", "var")):
                 continue
-            least, most = cells["least"], cells["most"]
-            for each in (*path, last):
-                least, most = least[each], most[each]
-            assert least.shape == most.shape == tensor.shape
+            center, spacing = (at(levels[each], unit, name) for each in ("center", "spacing"))
+            np.testing.assert_array_equal(center, tensor.array())
+            assert spacing.shape == tensor.shape
             if len(tensor.shape) < 3:
-                assert np.isneginf(least).all()
-                assert np.isposinf(most).all()
+                assert (np.isposinf(spacing) if len(tensor.shape) < 2 else spacing == 0).all()
                 continue
-            scales, center = tensor.scales, tensor.array()
-            inner = np.abs(center / scales) < 2.5
+            np.testing.assert_array_equal(spacing, 0 * center + tensor.scales)
+            least, most = (np.asarray(end) for end in ends(center, spacing, bits))
+            inner = np.abs(center / spacing) < 2 ** (bits - 1) - 1.5
             assert 0.2 < inner.mean() < 1
-            np.testing.assert_allclose(
-                (most - least)[inner], (0 * center + 0.9 * scales)[inner], 1e-5
-            )
+            np.testing.assert_allclose((most - least)[inner], (2 * REACH * spacing)[inner], 1e-3)
             np.testing.assert_allclose(((most + least) / 2)[inner], center[inner], atol=1e-6)
-            assert (np.isinf(least) | np.isinf(most))[~inner].all()
-            assert np.isneginf(least[center / scales < -2.5]).all()
-            assert np.isposinf(most[center / scales > 2.5]).all()
+            assert (np.isinf(least) ^ np.isinf(most))[~inner].all()
+            assert np.isneginf(least[~inner & (center < 0)]).all()
+            assert np.isposinf(most[~inner & (center > 0)]).all()
             # What 8 bits made of it is in it, or not far out.
-            there = bundled.variables["params"]
-            for each in (*path, last):
-                there = there[each]
-            assert (np.maximum(least - there, there - most) <= 0.0501 * scales).all()
+            there = at(bundled.variables["params"], unit, name)
+            assert (np.maximum(least - there, there - most) <= 0.0501 * spacing).all()
+
+
+def test_what_is_out_in_more_bits_than_the_others_stays(bundled):
+    sent = bundled.sent.up_to(3)
+    finer = SentBits((2,), sent.pieces)
+    spacing = finer.levels()["spacing"]
+    assert not spacing["stem"]["conv"]["kernel"].any()
+    assert np.isposinf(spacing["stem"]["norm"]["bias"]).all()
 
 
 def test_cells_have_the_size_of_what_a_run_begins_with(bundled):
@@ -88,24 +104,66 @@ def test_cells_have_the_size_of_what_a_run_begins_with(bundled):
     now, then, size = (tree["stem"]["conv"]["kernel"] for tree in trees)
     assert abs(size - 1) > 0.05
     np.testing.assert_allclose(now, size * then, rtol=1e-5)
-    cells = bundled.first.cells(0.45)
-    np.testing.assert_allclose(
-        found.least["stem"]["conv"]["kernel"], size * cells["least"]["stem"]["conv"]["kernel"], 1e-5
-    )
-    for end in (found.least, found.most):
-        np.testing.assert_array_equal(end["head"]["kernel"], before["head"]["kernel"])
-        assert np.isinf(end["head"]["bias"]).all()
+    levels = bundled.sent.up_to(3).levels()
+    for each, tree in found.cells.items():
+        wanted = size * levels[each]["stem"]["conv"]["kernel"]
+        np.testing.assert_allclose(tree["stem"]["conv"]["kernel"], wanted, 1e-5)
+    cell = {each: tree["head"] for each, tree in found.cells.items()}
+    np.testing.assert_array_equal(cell["center"]["kernel"], before["head"]["kernel"])
+    assert not cell["spacing"]["kernel"].any()
+    assert np.isinf(cell["spacing"]["bias"]).all()
     # A kernel of zeros has no size.
     zeros = {"a": {"kernel": np.zeros((1, 1, 2, 2), np.float32)}}
-    ends = {"least": zeros, "most": zeros}
-    assert within(ends, zeros, zeros).sizes == {"a": {"kernel": 1.0}}
+    ones = jax.tree.map(np.ones_like, zeros)
+    levels = {"center": zeros, "spacing": ones}
+    assert within(levels, 3, zeros, zeros).sizes == {"a": {"kernel": 1.0}}
 
 
 def test_what_leaves_a_cell_is_brought_back():
-    new = {"kernel": np.float32([-3, 0.5, 3, 9])}
-    least, most = np.float32([-1, -np.inf, -1, -1]), np.float32([1, 2, 1, np.inf])
-    found = stay_within(new, {"kernel": least}, {"kernel": most})
-    np.testing.assert_array_equal(found["kernel"], np.float32([-1, 0.5, 1, 9]))
+    new = np.float32([-3, 0.5, 3, 9, 9, 0.7])
+    center = np.float32([0, 0, 2, 6, 0, 0.25])
+    spacing = np.float32([2, np.inf, 2, 2, 2, 0])
+    found = stay_within(*({"kernel": each} for each in (new, center, spacing)), bits=3)
+    np.testing.assert_allclose(found["kernel"], [-0.9, 0.5, 2.9, 9, 0.9, 0.25], rtol=1e-6)
+    low = stay_within(*(np.float32([each]) for each in (-9, -6, 2)), bits=3)
+    np.testing.assert_array_equal(low, [-9])
+
+
+@pytest.mark.parametrize(("held", "bits"), [(1, 2), (3, 4), (4, 5), (4, 6), (2, 8), (5, 8)])
+def test_it_rounds_to_what_a_bundle_can_refine_its_levels_to(held, bits):
+    rng = np.random.default_rng(bits)
+    kernel = rng.normal(size=(3, 3, 8, 16)) * np.exp(rng.normal(size=16))
+    kernel = kernel.astype(np.float32)
+    coarse = Integer(held).encode(kernel, None)
+    center, spacing = coarse.array(), 0 * kernel + coarse.scales
+    moved = kernel + 0.3 * spacing * rng.uniform(-1, 1, kernel.shape).astype(np.float32)
+    moved = np.asarray(jnp.clip(moved, *ends(center, spacing, held)))
+    ours = np.asarray(rounded_within(jnp.asarray(moved), center, spacing, bits, held=held))
+    # Every level that it goes to rounds to that which is out.
+    again = np.asarray(jnp.clip(ours, *ends(center, spacing / 0.9, held)))
+    np.testing.assert_allclose(ours, again, atol=1e-5 * spacing.max())
+    theirs = nested(moved, coarse, bits).array()
+    off, least = (((each - moved) ** 2).sum((0, 1, 2)) for each in (ours, theirs))
+    # A bundle tries more scales.
+    assert least.sum() <= off.sum() <= (1.25 if held == 1 else 1.1) * least.sum()
+    assert all(len(np.unique(ours[..., c])) <= 2**bits for c in range(16))
+    # What is rounded already stays, and so the bundle of it is exact.
+    np.testing.assert_allclose(nested(ours, coarse, bits).array(), ours, rtol=1e-5, atol=1e-7)
+
+
+def test_what_has_no_levels_is_not_rounded_and_the_gradient_passes():
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    for spacing in (0, np.inf):
+        cell = jnp.zeros_like(kernel), jnp.full_like(kernel, spacing)
+        np.testing.assert_array_equal(rounded_within(kernel, *cell, 5, held=4), kernel)
+    cell = jnp.round(kernel), jnp.ones_like(kernel)
+
+    def loss(weights):
+        return jnp.sum(jnp.tanh(weights) ** 2)
+
+    found = jax.grad(lambda weights: loss(rounded_within(weights, *cell, 5, held=4)))(kernel)
+    wanted = jax.grad(loss)(rounded_within(kernel, *cell, 5, held=4))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_path):
@@ -116,17 +174,14 @@ def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_
         return data.unreplicate(training.train(experiment, tmp_path / folder))
 
     experiment = begun(bundled, train__steps=6, **fields)
-    ends, before = experiment.cells, experiment.init().params
+    cells, before = experiment.within.cells, experiment.init().params
     whole = state("whole", 6)
-
-    def check(weights, least, most):
-        assert (weights >= least).all()
-        assert (weights <= most).all()
-
-    jax.tree.map(check, dict(whole.params), ends["least"], ends["most"])
+    found = stay_within(dict(whole.params), **cells, bits=3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, whole.params)
     np.testing.assert_array_equal(whole.params["head"]["kernel"], before["head"]["kernel"])
-    at_an_end = whole.params["stem"]["conv"]["kernel"] == ends["most"]["stem"]["conv"]["kernel"]
-    assert 0.02 < np.mean(at_an_end) < 0.5
+    stem = (tree["stem"]["conv"]["kernel"] for tree in (whole.params, *cells.values()))
+    weights, *cell = (np.asarray(each) for each in stem)
+    assert 0.02 < np.mean(np.isclose(weights, ends(*cell, 3)[1], rtol=1e-6)) < 0.5
     assert np.any(whole.params["stem"]["norm"]["bias"] != before["stem"]["norm"]["bias"])
     state("halves", 3)
     assert_same(state("halves", 6), whole)
@@ -147,7 +202,8 @@ def test_seeds_that_are_trained_at_once_have_the_same_cells(bundled, tmp_path):
 
 @pytest.mark.tries("keeps the first bits of a bundle")
 @pytest.mark.tries("cut one of it first")
-@pytest.mark.tries("give that")
+@pytest.mark.tries("give one of these")
+@pytest.mark.tries("what more bits add to so many; wanted more, or within_bits=0")
 @pytest.mark.tries("the values of the bundle")
 @pytest.mark.tries("no norms of their own; wanted 'coml' or 'resnet'")
 def test_what_is_no_such_run_is_refused(bundled):
@@ -162,12 +218,15 @@ def test_what_is_no_such_run_is_refused(bundled):
     begun(bundled, scheme="coml", **sizes)
     with pytest.raises(ValueError, match=r"start_from='somewhere' is none; cut .*--bits=3$"):
         assert begun(None).within
-    with pytest.raises(ValueError, match="of start_from='somewhere' are 3; give that"):
+    with pytest.raises(ValueError, match="start_from='somewhere' sends 3 then 8 bits; give one"):
         assert begun(bundled, train__within_bits=4).within
     assert begun(bundled, train__within_bits=3).within
     with pytest.raises(ValueError, match=r"has other arrays than this network .* values of the b"):
         assert begun(bundled, model__arguments__own_heads=True).within
     assert make().within is None
+    with pytest.raises(ValueError, match=r"bits has 3, and .*within_bits=3 .* wanted more, or wit"):
+        begun(bundled, train__bits=(4, 3))
     dense = {"a": {"kernel": np.ones((2, 3), np.float32)}}
+    levels = {"center": dense, "spacing": jax.tree.map(np.zeros_like, dense)}
     with pytest.raises(ValueError, match="this network has none; set it to 0"):
-        within({"least": dense, "most": dense}, dense, dense)
+        within(levels, 3, dense, dense)

@@ -15,6 +15,7 @@ from accordion_jax.delivery.bundle.encodings.segment import (
     refine,
 )
 from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure, unit_norms
+from accordion_jax.delivery.bundle.sent_bits import held
 from accordion_jax.delivery.bundle.writing import Piece
 from accordion_jax.delivery.errors import BundleError
 
@@ -41,8 +42,8 @@ class Chains:
       bits: of the steps, coarse to fine, each 1 to 8, 16 or 32; see `encodings_for`.
       norms: step -> variables of that step in place of these. Arrays of one axis that differ are
         sent in integers where the step is not the last, and anew in the next.
-      first: what is out already in place of the first step, unit -> piece. Kernels of the later
-        steps are brought to levels that those of it round to.
+      sent: what is out already in place of the first steps, unit -> piece of each. Kernels of the
+        later steps are brought to levels that those of it round to.
 
     Attributes:
       names: of the segments: the base, then the blocks as given.
@@ -62,7 +63,7 @@ class Chains:
         block_names: Sequence[str],
         bits: Sequence[int],
         norms: Mapping[int, Mapping[str, Any]] | None = None,
-        first: Mapping[str, Piece] | None = None,
+        sent: Mapping[str, Sequence[Piece]] | None = None,
     ):
         if not bits or list(bits) != sorted({*bits}):
             raise ValueError(f"bits={list(bits)}; wanted one number or several that grow, as 4,8")
@@ -76,19 +77,18 @@ class Chains:
             units = base_names if name == BASE else ()
             found = [_arrays(each, name, units) for each in of_steps]
             # Of one layout, which has an order: that of what is out, or of the last step.
-            layout = _checked(first, name, found[-1]) if first else Layout.of(found[-1])
+            layout = _checked(sent, name, found[-1]) if sent else Layout.of(found[-1])
             arrays = [{path: each[path] for path in layout.shapes} for each in found]
             encodings = [
                 _encodings(each, bits[step], step, arrays[-1]) for step, each in enumerate(arrays)
             ]
-            if first is None:
+            if sent is None:
                 contents = encode_chain(arrays, encodings)
             else:
-                contents = _onto(first[name], arrays, encodings)
+                contents = _onto(sent[name], arrays, encodings)
             self.contents[name] = tuple(contents)
             self._layouts[name] = layout
-            held = read(contents[0], self._layouts[name])
-            steps = [held]
+            steps = [read(contents[0], self._layouts[name])]
             for content in contents[1:]:
                 steps.append(refine(steps[-1], content))
             prefix = "" if name == BASE else f"{name}/"
@@ -126,7 +126,7 @@ def with_measured_norms(
     base_names: Sequence[str],
     block_names: Sequence[str],
     bits: Sequence[int],
-    first: Mapping[str, Piece] | None = None,
+    sent: Mapping[str, Sequence[Piece]] | None = None,
     sizes: Mapping[str, Any] | None = None,
 ) -> Chains:
     """Returns the segments of a network whose few bits have norms that were measured for them.
@@ -140,58 +140,65 @@ def with_measured_norms(
       base_names: as in `Chains`.
       block_names: as in `Chains`.
       bits: as in `Chains`.
-      first: as in `Chains`, with norms of its own: this network was trained within its levels
+      sent: as in `Chains`, with norms of its own: this network was trained within its levels
         (``config.train.within_bits``).
-      sizes: of the network's kernels, where there is `first`; see `fold_norms`.
+      sizes: of the network's kernels, where there is `sent`; see `fold_norms`.
     """
     cut = functools.partial(Chains, base_names=base_names, block_names=block_names)
     folded = fold_norms(variables, sizes)
     norms: dict[int, Any] = {}
-    few = [step for step, each in enumerate(bits) if each < MANY_BITS and (step or not first)]
-    for step in few:
-        if first:
-            rounded = cut(folded, bits=bits[: step + 1], first=first)
+    there = len(next(iter(sent.values()))) if sent else 0
+    for step, each in enumerate(bits):
+        if each >= MANY_BITS or step < there:
+            continue
+        if sent:
+            rounded = cut(folded, bits=bits[: step + 1], sent=sent)
         else:
             rounded = cut(folded, bits=bits[step:])
-        # Of `first`, the last of these steps; else the first.
-        held = rounded.variables(dict.fromkeys(rounded.names, step if first else 0))
-        measured = renew(norms_to_measure(variables, held, signed=not first))
+        # Of `sent`, the last of these steps; else the first.
+        coarse = rounded.variables(dict.fromkeys(rounded.names, step if sent else 0))
+        measured = renew(norms_to_measure(variables, coarse, signed=not sent))
         norms[step] = unit_norms(measured, folded)
-    return cut(folded, bits=bits, norms=norms, first=first)
+    return cut(folded, bits=bits, norms=norms, sent=sent)
 
 
-def _checked(first: Mapping[str, Piece], name: str, arrays: Mapping[str, np.ndarray]) -> Layout:
+def _checked(
+    sent: Mapping[str, Sequence[Piece]], name: str, arrays: Mapping[str, np.ndarray]
+) -> Layout:
     """The layout of what is out of a unit, which is that of these arrays."""
-    if name not in first or first[name].layout != Layout.of(arrays):
+    if name not in sent or sent[name][0].layout != Layout.of(arrays):
         raise BundleError(
             f"what is out has another {name!r} than this network; give the bundle that the run "
             "began with"
         )
-    return first[name].layout
+    return sent[name][0].layout
 
 
 def _onto(
-    first: Piece,
+    sent: Sequence[Piece],
     arrays: Sequence[Mapping[str, np.ndarray]],
     encodings: Sequence[Mapping[str, str]],
 ) -> list[bytes]:
     """What is out of a unit, and the refinements of it: bytes of each step."""
-    held = read(first.content, first.layout)
+    out = held(sent)
+    new: list[dict[str, np.ndarray]] = []
     later: list[dict[str, str]] = []
-    known = held.encodings
-    before: Mapping[str, np.ndarray] = held.arrays()
-    for chosen, each in zip(encodings[1:], arrays[1:], strict=True):
-        now = dict(chosen)
+    known, before = out.encodings, out.arrays()
+    for chosen, each in zip(encodings[len(sent) :], arrays[len(sent) :], strict=True):
+        now, those = dict(chosen), dict(each)
         for array, encoding in chosen.items():
-            same = np.array_equal(each[array], before[array])
+            is_kernel = each[array].ndim > 1
+            if is_kernel and encoding == known[array]:
+                those[array] = before[array]  # in as many bits as this step has, or more
             # A kernel is the same in all later steps, and refined in each.
-            if same and (each[array].ndim < 2 or not later):
+            elif np.array_equal(each[array], before[array]) and not (is_kernel and later):
                 now[array] = known[array]
             elif encoding == known[array]:
                 now[array] = _OTHERWISE.get(encoding, encoding)
+        new.append(those)
         later.append(now)
-        known, before = now, each
-    return [first.content, *encode_onto(held, arrays[1:], later)]
+        known, before = now, those
+    return [*(piece.content for piece in sent), *encode_onto(out, new, later)]
 
 
 def _arrays(variables: Mapping[str, Any], name: str, units: Sequence[str]) -> dict[str, np.ndarray]:

@@ -10,10 +10,10 @@ import numpy as np
 import safetensors.numpy
 
 from accordion_jax.delivery.bundle.encodings.segment import Encoded
-from accordion_jax.delivery.bundle.first_bits import FirstBits, read_first_bits
 from accordion_jax.delivery.bundle.manifest import Manifest
 from accordion_jax.delivery.bundle.parts import Configuration, Segment
 from accordion_jax.delivery.bundle.reading import MANIFEST_NAME, segment_path, verify_bundle
+from accordion_jax.delivery.bundle.sent_bits import SentBits, read_sent_bits
 from accordion_jax.delivery.bundle.unpacking import unpack
 from accordion_jax.delivery.errors import BundleError
 
@@ -95,9 +95,9 @@ class BundledModel:
     variables: dict[str, Any]
 
     @property
-    def first(self) -> FirstBits:
-        """What it sends first, read when it is asked for."""
-        return read_first_bits(self.folder)
+    def sent(self) -> SentBits:
+        """What it sends, step by step; read when it is asked for."""
+        return read_sent_bits(self.folder)
 
 
 def read_model(folder: str | os.PathLike) -> BundledModel | None:

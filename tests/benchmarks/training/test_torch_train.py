@@ -1,6 +1,7 @@
 """PyTorch trains a run as ours does, and leaves what the rest of the project reads."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ from accordion_jax.training import rounding  # noqa: E402
 from accordion_jax.training.checkpoints import Checkpoints  # noqa: E402
 from accordion_jax.training.loss import weighted_loss  # noqa: E402
 from accordion_jax.training.pruning import keep_zeros  # noqa: E402
+from accordion_jax.training.rounding import round_units  # noqa: E402
+from accordion_jax.training.within import ends, rounded_within, stay_within  # noqa: E402
 from benchmarks.training import torch_trainer  # noqa: E402
 from benchmarks.training.torch_peer import ResNet  # noqa: E402
 from tests.commands import ROOT, command_environment  # noqa: E402
@@ -194,19 +197,51 @@ def bundled():
 def test_a_step_stays_within_the_cells_of_ours(bundled):
     fields = {"train.start_from": "somewhere", "train.within_bits": 3}
     experiment = experiment_of(bundled, **fields, **{"optimizer.learning_rate": 5.0})
-    trainer, ends = trainer_of(experiment), experiment.within
+    trainer, cells = trainer_of(experiment), experiment.within.cells
     for _ in trainer.epoch(0):
         pass
     params = trainer.state().params
+    within = stay_within(params, **cells, bits=3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params, within)
+    np.testing.assert_array_equal(params["head"]["kernel"], cells["center"]["head"]["kernel"])
+    stem = (tree["stem"]["conv"]["kernel"] for tree in (params, *cells.values()))
+    weights, *cell = (np.asarray(each) for each in stem)
+    assert 0.02 < np.mean(np.isclose(weights, ends(*cell, 3)[1], rtol=1e-6)) < 0.6
 
-    def check(x, low, high):
-        np.testing.assert_array_less(low - 1e-6, x)
-        np.testing.assert_array_less(x, high + 1e-6)
 
-    jax.tree.map(check, params, ends.least, ends.most)
-    np.testing.assert_array_equal(params["head"]["kernel"], ends.least["head"]["kernel"])
-    at_an_end = params["stem"]["conv"]["kernel"] == ends.most["stem"]["conv"]["kernel"]
-    assert 0.02 < np.mean(at_an_end) < 0.6
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_kernels_are_rounded_within_cells_as_ours(bundled, bits):
+    fields = {"train.start_from": "somewhere", "train.within_bits": 3, "train.bits": (bits,)}
+    experiment = experiment_of(bundled, **fields)
+    trainer = trainer_of(experiment)
+    # The cells of ours, and somewhere in them.
+    rng = np.random.default_rng(0)
+    for kernel, cells in trainer.within:
+        with torch.no_grad():
+            kernel.add_(torch.tensor(rng.normal(0, 0.02, kernel.shape), dtype=torch.float32))
+            kernel.clamp_(cells.least, cells.most)
+    params = trainer.state().params
+    wanted = round_units(
+        params,
+        (bits,),
+        jax.random.key(0),
+        tuple(experiment.within.cells.values()),
+        functools.partial(rounded_within, held=3),
+    )
+    with trainer._rounded([bits] * len(trainer.kernels)):
+        found = trainer.state().params
+    after = trainer.state().params
+    jax.tree.map(np.testing.assert_array_equal, after, params)
+
+    def check(ours, theirs):
+        # What lies in the middle between two levels may go to either.
+        assert np.isclose(theirs, ours, rtol=1e-4, atol=1e-6).mean() > 0.999
+
+    jax.tree.map(check, wanted, found)
+    moved = (
+        wanted["stage1_block01"]["conv1"]["kernel"] != params["stage1_block01"]["conv1"]["kernel"]
+    )
+    assert np.mean(moved) > 0.9
 
 
 def test_a_run_that_was_killed_goes_on_and_ends_as_one_that_was_not(tmp_path):

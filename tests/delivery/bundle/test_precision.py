@@ -4,10 +4,11 @@ import pytest
 
 from accordion_jax.delivery.bundle.cutting import tree_of
 from accordion_jax.delivery.bundle.encodings.segment import read
-from accordion_jax.delivery.bundle.first_bits import FirstBits, read_first_bits
 from accordion_jax.delivery.bundle.folding import fold_norms, norms_to_measure
 from accordion_jax.delivery.bundle.precision import Chains, with_measured_norms
+from accordion_jax.delivery.bundle.sent_bits import SentBits, read_sent_bits
 from accordion_jax.delivery.errors import BundleError
+from accordion_jax.training.within import ends
 from tests.delivery.resnets import make_resnet, write_chained, write_resnet
 
 BASE = ("stem", "head")
@@ -107,36 +108,45 @@ def test_what_makes_no_sense_is_refused(variables, blocks):
 SIZE = 1.7
 
 
-def variables_of(first):
+def variables_of(sent):
     """Those of the network that is out."""
     found = {}
-    for unit in first.pieces:
+    for unit in sent.pieces:
         prefix = "" if unit == "base" else f"{unit}/"
-        for collection, units in tree_of(prefix, first.encoded(unit).arrays()).items():
+        for collection, units in tree_of(prefix, sent.encoded(unit).arrays()).items():
             found.setdefault(collection, {}).update(units)
     return found
 
 
+def sent_of(chains):
+    steps = range(len(chains.bits))
+    return SentBits(
+        chains.bits,
+        {name: tuple(chains.piece(name, step) for step in steps) for name in chains.names},
+    )
+
+
 @pytest.fixture(scope="module")
 def out(variables, blocks):
-    """What is out of a network: its first 4 bits."""
-    chains = Chains(fold_norms(variables), base_names=BASE, block_names=blocks, bits=[4])
-    return FirstBits(4, {name: chains.piece(name, 0) for name in chains.names})
+    """What is out of a network: its first 3 bits, and what makes 4 of them."""
+    names = {"base_names": BASE, "block_names": blocks}
+    return sent_of(with_measured_norms(variables, dict, **names, bits=[3, 4]))
 
 
 @pytest.fixture(scope="module")
 def refined(out):
     """A network within the levels of what is out, larger, with norms and a head bias of its own."""
     rng = np.random.default_rng(0)
-    ends, held = out.cells(0.5), variables_of(out)
+    levels, held = out.levels(), variables_of(out)
 
-    def moved(leaf, least, most):
+    def moved(leaf, center, spacing):
         if leaf.ndim < 2:
             return (leaf + rng.normal(0, 0.2, leaf.shape)).astype(np.float32)
         spread = 0.3 * np.std(leaf)
-        return np.clip(leaf + rng.normal(0, spread, leaf.shape), least, most).astype(np.float32)
+        some = leaf + rng.normal(0, spread, leaf.shape).astype(np.float32)
+        return np.clip(some, *ends(center, spacing, out.bits[-1]))
 
-    params = jax.tree.map(moved, held["params"], ends["least"], ends["most"])
+    params = jax.tree.map(moved, held["params"], levels["center"], levels["spacing"])
     for unit in params.values():
         for name, layer in unit.items():
             if name.startswith("conv"):
@@ -153,14 +163,14 @@ def sizes_of(params):
     )
 
 
-@pytest.mark.parametrize("bits", [[4, 8], [4, 5, 6]])
+@pytest.mark.parametrize("bits", [[3, 4, 8], [3, 4, 5, 6]])
 def test_a_network_may_be_sent_as_the_refinement_of_what_is_out(out, refined, blocks, bits):
     names = {"base_names": BASE, "block_names": blocks}
-    how = {"first": out.pieces, "sizes": sizes_of(refined["params"])}
+    how = {"sent": out.pieces, "sizes": sizes_of(refined["params"])}
     both = with_measured_norms(refined, dict, **names, bits=bits, **how)
-    first, last = (both.variables(dict.fromkeys(both.names, s)) for s in (0, len(bits) - 1))
+    first, last = (both.variables(dict.fromkeys(both.names, s)) for s in (1, len(bits) - 1))
     # To the byte.
-    assert {name: both.piece(name, 0) for name in both.names} == dict(out.pieces)
+    assert sent_of(both).up_to(4) == out
     jax.tree.map(np.testing.assert_array_equal, first, variables_of(out))
     for unit in blocks:
         wanted = kernel(refined, unit) / np.float32(SIZE)
@@ -176,18 +186,18 @@ def test_a_network_may_be_sent_as_the_refinement_of_what_is_out(out, refined, bl
     own = with_measured_norms(refined, dict, **names, bits=bits)
     for unit in blocks:
         norms = 4 * sum(np.size(x) for x in jax.tree.leaves(refined["batch_stats"][unit]))
-        for step in range(1, len(bits)):
+        for step in range(2, len(bits)):
             assert both.size_bytes(unit, step) < 1.25 * own.size_bytes(unit, step) + norms
 
 
 @pytest.mark.tries("give the bundle that the run began with")
 def test_what_is_out_of_another_network_is_refused(out, refined, blocks):
-    names = {"base_names": BASE, "block_names": blocks, "bits": [4, 8]}
+    names = {"base_names": BASE, "block_names": blocks, "bits": [3, 4, 8]}
     fewer = {name: piece for name, piece in out.pieces.items() if name != BLOCK}
-    for first in (fewer, {**out.pieces, BLOCK: out.pieces["stage1_block01"]}):
+    for sent in (fewer, {**out.pieces, BLOCK: out.pieces["stage1_block01"]}):
         with pytest.raises(BundleError, match=rf"another '{BLOCK}' than .* give the bundle that"):
-            Chains(refined, **names, first=first)
-    Chains(refined, **names, first=out.pieces)
+            Chains(refined, **names, sent=sent)
+    Chains(refined, **names, sent=out.pieces)
 
 
 def test_a_network_folded_by_sizes_answers_as_before(variables):
@@ -228,14 +238,17 @@ def test_a_step_may_have_norms_of_its_own(variables, blocks):
     assert own.size_bytes(BLOCK, 2) > shared.size_bytes(BLOCK, 2)
 
 
-@pytest.mark.tries("wanted a bundle of 1 to 7, as of --bits=4")
-def test_what_is_sent_first_is_read_back(tmp_path):
+@pytest.mark.tries("wanted a bundle of 1 to 7 bits first, as of --bits=4")
+def test_what_is_sent_is_read_back(tmp_path):
     bundle, _, chains = write_chained(tmp_path, bits=(4, 8))
-    found = read_first_bits(bundle)
-    assert found.bits == 4
-    assert dict(found.pieces) == {name: chains.piece(name, 0) for name in chains.names}
-    jax.tree.map(np.testing.assert_array_equal, variables_of(found), chains.variables({}))
+    found = read_sent_bits(bundle)
+    assert found == sent_of(chains)
+    first = found.up_to(4)
+    assert first.bits == (4,)
+    last = dict.fromkeys(chains.names, 1)
+    for each, steps in ((first, {}), (found, last)):
+        jax.tree.map(np.testing.assert_array_equal, variables_of(each), chains.variables(steps))
     whole, _, _ = write_resnet(tmp_path / "whole")
-    for wrong in (whole, write_chained(tmp_path / "eight", bits=(8,))[0]):
-        with pytest.raises(BundleError, match=r"bits first; wanted a bundle of 1 to 7, as of --b"):
-            read_first_bits(wrong)
+    for wrong, bits in ((whole, 32), (write_chained(tmp_path / "eight", bits=(8,))[0], 8)):
+        with pytest.raises(BundleError, match=rf"in {bits} bits; wanted a bundle of 1 to 7 bits f"):
+            read_sent_bits(wrong)
