@@ -405,6 +405,7 @@ def test_a_run_trains_what_a_refinement_adds(tmp_path, cache):
     )
     arguments = (
         *("--config.train.steps=20", "--config.train.within_bits=4", cache),
+        "--config.train.bits=8",
         *("--config.optimizer.learning_rate=0.02", "--config.policy.full_probability=1.0"),
     )
     source = f"--config.train.start_from={run}"

@@ -4,16 +4,19 @@ Blocks come in the order of the ladder, and bits after the block that they refin
 when it pays to send more bits of the blocks that are there, and when another block.
 
 1. *Which bits first.* At full depth, each segment is refined by itself, and the loss that this
-   saves a byte orders the refinements. The loss, since few answers change with one segment.
+   saves a byte orders the refinements. The loss, since few answers change with one segment. Where
+   there are several steps of bits, a second order has all refinements of a step before any of the
+   next, which is better where each step was trained as one.
 2. *The grid.* With the first r of these refinements, one pass gives the error of each depth, since
    truncations share what they have in common. So all pairs of a depth and an r are measured, with
-   as many passes as there are refinements.
+   as many passes as there are refinements, for each order of them.
 3. *The path.* Of all ways from the smallest model to the last, each step deeper or finer or both,
    that with the least mean error over the bytes that have arrived, evenly in their logarithm: a
    device on a slow link is as much worth as one on a fast link. What lies between two models of the
    way is sent blocks first, so that each of them runs, and does not count. It is the shortest way
    in a graph, not the steepest step each time: bits that save a little at once may be a burden to
-   all that comes after them, where they were trained for the full depth alone.
+   all that comes after them, where they were trained for the full depth alone. Of the ways of two
+   grids the better one is taken.
 """
 
 import heapq
@@ -36,10 +39,11 @@ _COLUMNS = 40
 
 def passes_of_search(chains: Chains) -> int:
     """Returns how many passes over the examples `find_order` makes."""
-    refinements = (len(chains.bits) - 1) * len(chains.names)
+    steps = len(chains.bits) - 1
+    refinements = steps * len(chains.names)
     if not refinements:
         return 0
-    return refinements + len(chains.bits) - 1 + len(_ends(refinements))
+    return refinements + steps + min(steps, 2) * len(_ends(steps, len(chains.names)))
 
 
 def find_order(
@@ -60,41 +64,52 @@ def find_order(
       on_pass: is called after each pass over the examples.
     """
     names = [BASE, *(block_names[block] for block in ladder.sending_order)]
+    depths = [
+        {BASE, *(block_names[block] for block in configuration.blocks)} for configuration in ladder
+    ]
 
     def measured(steps: Mapping[str, int], masks: Sequence[SkipMask]) -> Sequence[Measured]:
         found = measure(steps, masks)
         on_pass()
         return found
 
-    refinements = _refinements(chains, names, ladder.full.skip_mask, measured)
-    depths = [
-        {BASE, *(block_names[block] for block in configuration.blocks)} for configuration in ladder
-    ]
-    ends = _ends(len(refinements)) if refinements else [0]
-    errors = np.array(
-        [
-            [each.errors for each in measured(dict(refinements[:end]), ladder.skip_masks)]
-            for end in ends
-        ]
-        if refinements
-        else [[0] * len(ladder)]
-    ).T
-    sets = [[_held(names, kept, refinements[:end]) for end in ends] for kept in depths]
-    sizes = np.array(
-        [[sum(chains.size_bytes(*item) for item in each) for each in row] for row in sets]
-    )
-    order: dict[Item, None] = {}
-    for depth, column in path(errors, sizes):
-        order |= dict.fromkeys(sets[depth][column])
-    return list(order)
+    def way(refinements: Sequence[Item]) -> tuple[float, list[Item]]:
+        """The mean error of the best order that sends these one after the other, and this order."""
+        ends = _ends(len(chains.bits) - 1, len(names))
+        errors = np.array(
+            [
+                [each.errors for each in measured(dict(refinements[:end]), ladder.skip_masks)]
+                for end in ends
+            ]
+        ).T
+        sets = [[_held(names, kept, refinements[:end]) for end in ends] for kept in depths]
+        sizes = np.array(
+            [[sum(chains.size_bytes(*item) for item in each) for each in row] for row in sets]
+        )
+        mean, states = path(errors, sizes)
+        order: dict[Item, None] = {}
+        for depth, column in states:
+            order |= dict.fromkeys(sets[depth][column])
+        return mean, list(order)
+
+    if len(chains.bits) == 1:
+        return [(name, 0) for name in names]
+    by_gain = _refinements(chains, names, ladder.full.skip_mask, measured)
+    orders = [by_gain]
+    if len(chains.bits) > 2:
+        orders.append(sorted(by_gain, key=lambda item: item[1]))
+    return min(map(way, orders), key=lambda found: found[0])[1]
 
 
-def path(errors: np.ndarray, sizes: np.ndarray) -> list[tuple[int, int]]:
-    """Returns the states of the way with the least mean error, from the smallest to the last.
+def path(errors: np.ndarray, sizes: np.ndarray) -> tuple[float, list[tuple[int, int]]]:
+    """Returns the least mean error of any way, and its states from the smallest to the last.
 
     Args:
       errors: [depths, columns], of any unit.
       sizes: [depths, columns] bytes; grow along both.
+
+    Returns:
+      The mean is of errors times the logarithms of sizes that are on the way.
     """
     arrived = np.log(sizes + _BEFORE)
     least = np.zeros(errors.shape)
@@ -112,7 +127,7 @@ def path(errors: np.ndarray, sizes: np.ndarray) -> list[tuple[int, int]]:
     found = [(0, 0)]
     while found[-1] != last:
         found.append(after[found[-1]])
-    return found
+    return float(least[0, 0]), found
 
 
 def _refinements(
@@ -143,10 +158,12 @@ def _refinements(
     return order
 
 
-def _ends(refinements: int) -> list[int]:
-    """How many of the refinements are in, a column of the grid."""
+def _ends(steps: int, segments: int) -> list[int]:
+    """How many of the refinements are in, a column of the grid; also after each whole step."""
+    refinements = steps * segments
     columns = min(refinements, _COLUMNS)
-    return [round(refinements * column / columns) for column in range(columns + 1)]
+    evenly = {round(refinements * column / columns) for column in range(columns + 1)}
+    return sorted(evenly | set(range(0, refinements, segments)))
 
 
 def _held(names: Sequence[str], kept: set[str], refinements: Sequence[Item]) -> list[Item]:

@@ -137,22 +137,23 @@ def test_a_path_has_the_least_mean_error_of_all(grid):
     depths, columns = errors.shape
     # Bytes of blocks, and of refinements of them.
     sizes = np.cumsum(more[:depths])[:, None] + np.cumsum(more[-columns:])[None, :]
-    found = path(errors, sizes)
+    mean, found = path(errors, sizes)
     last = depths - 1, columns - 1
     assert found[0] == (0, 0)
     assert found[-1] == last
     least = min(mean_error(way, errors, sizes) for way in ways((0, 0), last))
     assert mean_error(found, errors, sizes) == pytest.approx(least, abs=1e-9)
+    assert mean == pytest.approx(least, abs=1e-9)
 
 
 def test_bits_that_are_a_burden_later_are_not_sent_first():
     # The first refinement saves a little at the smallest depth, and makes the others worse.
     errors = np.array([[790, 770, 770], [650, 690, 690], [100, 200, 90]])
     sizes = np.array([[400, 450, 500], [4000, 4050, 8000], [50_000, 50_050, 100_000]])
-    assert path(errors, sizes) == [(0, 0), (1, 0), (2, 0), (2, 2)]
+    assert path(errors, sizes)[1] == [(0, 0), (1, 0), (2, 0), (2, 2)]
     # Where it makes none worse, it comes at once.
     errors[:, 1] = [770, 640, 95]
-    assert path(errors, sizes)[:3] == [(0, 0), (0, 1), (1, 1)]
+    assert path(errors, sizes)[1][:3] == [(0, 0), (0, 1), (1, 1)]
 
 
 def test_many_refinements_share_the_columns_of_the_grid(network, monkeypatch):
@@ -162,3 +163,23 @@ def test_many_refinements_share_the_columns_of_the_grid(network, monkeypatch):
     order = find_order(chains, ladder, names, measure_of(network, seen, lambda *_: 10))
     assert len(seen) == passes_of_search(chains)
     assert len(order) == len(chains.names) * len(chains.bits)
+
+
+def test_refinements_that_were_trained_together_are_sent_together():
+    model, variables, ladder, _ = make_resnet("coml", (1, 2, 1))
+    names = model.block_names
+    chains = Chains(variables, base_names=BASE, block_names=names, bits=(2, 4, 8))
+
+    def measure(asked, skip_masks):
+        """Refinements are of use where all of a step are there; by themselves the last one is."""
+        steps = steps_in(chains, chains.variables(asked))
+        whole = min(steps.values())
+        alone = steps["base"] == 2
+        lost = 0 if whole == max(steps.values()) else 20
+        errors = [1000 - 100 * mask.count(False) - 50 * whole + lost for mask in skip_masks]
+        return [Measured(10_000, each, each / 1000 - 5 * alone) for each in errors]
+
+    order = find_order(chains, ladder, names, measure)
+    refinements = [step for _, step in order if step]
+    assert refinements == sorted(refinements)
+    assert len(order) == 3 * len(chains.names)
