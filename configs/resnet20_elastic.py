@@ -47,8 +47,11 @@ _BUNDLE = (
 _PLAIN = (
     "results/compositions/plain/4ad2c600a54a0764913f6590cb89325975489d0ffd68e7b3b25eeaaad17fc9ce"
 )
-_REFINED = (
+_UNREFINED = (
     "results/compositions/refined/1c7317ad2ec7f891dba74186183ce766d3d21f202137b54eb77deb5edc4787a5"
+)
+_REFINED = (
+    "results/compositions/refined/f15d5a83131b21b4200f5dc707444c9df346ffeb75fe2f3af566cf50978bfc22"
 )
 _ELASTIC = {
     "objective.name": "expected",
@@ -69,6 +72,13 @@ _TAUGHT = {
     "objective.distillation": 0.5,
     "objective.temperature": 2.0,
 }
+_REFINING = (
+    {"name": "resnet20_elastic_refined"}
+    | _ELASTIC
+    | _OWN_HEADS
+    | _TAUGHT
+    | {"train.teacher": _PLAIN, "policy.probabilities": (*9 * (0.0,), 1.0)}
+)
 _TAUGHT_BY_PLAIN = _TAUGHT | {"train.teacher": "runs/plain"}
 
 
@@ -138,17 +148,20 @@ VARIANTS = {
     | _SPARSER
     | _LESS_BELOW,
     "refined": {
-        "name": "resnet20_elastic_refined",
-        "train.start_from": _REFINED,
+        "train.start_from": _UNREFINED,
         "train.within_bits": 4,
         "train.bits": (5,),
         "train.sparsity": 0.71,
         **_going_on(18.0, 0.08),
     }
-    | _ELASTIC
-    | _OWN_HEADS
-    | _TAUGHT
-    | {"train.teacher": _PLAIN, "policy.probabilities": (*9 * (0.0,), 1.0)},
+    | _REFINING,
+    "finer": {
+        "train.start_from": _REFINED,
+        "train.within_bits": 5,
+        "train.bits": (6,),
+        **_going_on(12.0, 0.08),
+    }
+    | _REFINING,
     "small": {
         "name": "resnet14_plain",
         "scheme": "resnet",
