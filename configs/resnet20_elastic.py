@@ -51,7 +51,7 @@ _UNREFINED = (
     "results/compositions/refined/1c7317ad2ec7f891dba74186183ce766d3d21f202137b54eb77deb5edc4787a5"
 )
 _REFINED = (
-    "results/compositions/refined/f15d5a83131b21b4200f5dc707444c9df346ffeb75fe2f3af566cf50978bfc22"
+    "results/compositions/refined/9d30462d4c93babea3abad869996b69f70732e69fc1a1996f924684430baf1e5"
 )
 _ELASTIC = {
     "objective.name": "expected",
@@ -159,7 +159,7 @@ VARIANTS = {
         "train.start_from": _REFINED,
         "train.within_bits": 5,
         "train.bits": (6,),
-        **_going_on(12.0, 0.08),
+        **_going_on(20.0, 0.1),
     }
     | _REFINING,
     "small": {

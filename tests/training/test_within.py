@@ -1,5 +1,6 @@
 """Training within the levels of a bundle's first bits: what a refinement adds."""
 
+import functools
 import types
 
 import jax
@@ -130,7 +131,7 @@ def test_what_leaves_a_cell_is_brought_back():
     np.testing.assert_array_equal(low, [-9])
 
 
-@pytest.mark.parametrize(("held", "bits"), [(1, 2), (3, 4), (4, 5), (4, 6), (2, 8), (5, 8)])
+@pytest.mark.parametrize(("held", "bits"), [(1, 2), (3, 4), (4, 5), (4, 6), (2, 8)])
 def test_it_rounds_to_what_a_bundle_can_refine_its_levels_to(held, bits):
     rng = np.random.default_rng(bits)
     kernel = rng.normal(size=(3, 3, 8, 16)) * np.exp(rng.normal(size=16))
@@ -139,7 +140,8 @@ def test_it_rounds_to_what_a_bundle_can_refine_its_levels_to(held, bits):
     center, spacing = coarse.array(), 0 * kernel + coarse.scales
     moved = kernel + 0.3 * spacing * rng.uniform(-1, 1, kernel.shape).astype(np.float32)
     moved = np.asarray(jnp.clip(moved, *ends(center, spacing, held)))
-    ours = np.asarray(rounded_within(jnp.asarray(moved), center, spacing, bits, held=held))
+    rounded = jax.jit(functools.partial(rounded_within, bits=bits, held=held))
+    ours = np.asarray(rounded(moved, center, spacing))
     # Every level that it goes to rounds to that which is out.
     again = quantise(ours.reshape(coarse.indices.shape), coarse.scales, coarse.levels)
     np.testing.assert_array_equal(again, coarse.indices)
@@ -153,17 +155,18 @@ def test_it_rounds_to_what_a_bundle_can_refine_its_levels_to(held, bits):
 
 
 def test_what_has_no_levels_is_not_rounded_and_the_gradient_passes():
-    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    kernel = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    rounded = jax.jit(functools.partial(rounded_within, bits=5, held=4))
     for spacing in (0, np.inf):
-        cell = jnp.zeros_like(kernel), jnp.full_like(kernel, spacing)
-        np.testing.assert_array_equal(rounded_within(kernel, *cell, 5, held=4), kernel)
-    cell = jnp.round(kernel), jnp.ones_like(kernel)
+        cell = np.zeros_like(kernel), np.full_like(kernel, spacing)
+        np.testing.assert_array_equal(rounded(kernel, *cell), kernel)
+    cell = np.round(kernel), np.ones_like(kernel)
 
     def loss(weights):
         return jnp.sum(jnp.tanh(weights) ** 2)
 
-    found = jax.grad(lambda weights: loss(rounded_within(weights, *cell, 5, held=4)))(kernel)
-    wanted = jax.grad(loss)(rounded_within(kernel, *cell, 5, held=4))
+    found = jax.jit(jax.grad(lambda weights: loss(rounded(weights, *cell))))(kernel)
+    wanted = jax.grad(loss)(rounded(kernel, *cell))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
