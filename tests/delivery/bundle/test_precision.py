@@ -200,6 +200,21 @@ def test_what_is_out_of_another_network_is_refused(out, refined, blocks):
     Chains(refined, **names, sent=out.pieces)
 
 
+def test_a_head_that_was_trained_on_is_refused(blocks):
+    variables = make_resnet(own_heads=True)[1]
+    names = {"base_names": BASE, "block_names": blocks}
+    out = Chains(variables, **names, bits=[4])
+    sent = sent_of(out).pieces
+    for share, refused in ((1e-7, False), (1e-2, True)):
+        other = jax.tree.map(np.copy, out.variables({}))
+        other["params"][BLOCK]["head"]["kernel"] *= np.float32(1 + share)
+        if not refused:
+            Chains(other, **names, bits=[4, 8], sent=sent)
+            continue
+        with pytest.raises(BundleError, match="'head/kernel' changes from what is out"):
+            Chains(other, **names, bits=[4, 8], sent=sent)
+
+
 def test_a_network_folded_by_sizes_answers_as_before(variables):
     other = jax.tree.map(np.copy, variables)
     other["params"][BLOCK]["norm1"]["scale"][:2] = 0, -1
