@@ -1,6 +1,7 @@
 """A network in steps of bits as the arguments of `write_bundle`. NumPy only."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from accordion_jax.delivery.bundle.ordering import Item, Rung
 from accordion_jax.delivery.bundle.precision import Chains
 from accordion_jax.delivery.bundle.statistics import shared_name
 from accordion_jax.delivery.bundle.writing import Piece
-from accordion_jax.depth import LookupTable, UnitCost, derive_row
+from accordion_jax.depth import LookupTable, Row, UnitCost, derive_row
 
 # A manifest is sent first, and what follows the third digit of a loss is noise.
 _LOSS_DIGITS = 3
@@ -45,7 +46,9 @@ def encoded_parts(
     Args:
       chains: of the network.
       order: in which all of its segments are sent.
-      rungs: each with what was measured of it; those of the order, and others.
+      rungs: each with what was measured of it; those of the order, and others. What errs no less
+        than the same blocks in fewer bytes is left out, since no device would choose it; the full
+        model in all bits stays.
       description: family, arguments, input and classes, for the manifest.
       table: of the run in float32: what a configuration costs to run, and where it comes from.
       facts: for the provenance, beside the table's: how the bundle was made.
@@ -89,6 +92,7 @@ def encoded_parts(
     # Off the path there may be what is on it too.
     unique = {row.configuration: (row, configuration) for row, configuration in made}
     made = sorted(unique.values(), key=lambda pair: (pair[0].size_bytes, len(pair[1]["segments"])))
+    made = _worth_sending(made)
     facts = {**table.provenance, **facts}
     return {
         "segments": {
@@ -100,6 +104,22 @@ def encoded_parts(
         "table": LookupTable(tuple(row for row, _ in made), facts),
         "provenance": facts,
     }
+
+
+def _worth_sending(made: Sequence[tuple[Row, dict[str, Any]]]) -> list[tuple[Row, dict[str, Any]]]:
+    """Those that err less than the same blocks in fewer bytes, and the last; smallest first.
+
+    What a manifest says of the others would be bytes that every device waits for. Of configurations
+    with own statistics all stay.
+    """
+    own = {each["skip_mask"] for _, each in made if "statistics" in each}
+    kept, least = [], dict[tuple[bool, ...], float]()
+    for row, configuration in made[:-1]:
+        mask = configuration["skip_mask"]
+        if row.errors < least.get(mask, math.inf) or mask in own:
+            least[mask] = row.errors
+            kept.append((row, configuration))
+    return [*kept, *made[-1:]]
 
 
 def _wire_bytes(chains: Chains, items: Iterable[Item]) -> int:
