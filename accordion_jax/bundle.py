@@ -55,6 +55,7 @@ from accordion_jax.delivery.bundle.variables import read_model, replaced
 from accordion_jax.delivery.bundle.writing import write_bundle
 from accordion_jax.delivery.errors import DeliveryError
 from accordion_jax.depth import Ladder, LookupTable, SkipMask
+from accordion_jax.runs.config import changed, default_config, to_jsonable
 from accordion_jax.system import command
 from accordion_jax.system.progress import progress
 from accordion_jax.training import (
@@ -93,6 +94,7 @@ def main(argv: Sequence[str]) -> None:
     run = as_measured(load_measured_run(_WORKDIR.value, table))
     ladder = measured_ladder(run.ladder, table, run.model.block_names)
     own = read_own(_WORKDIR.value, run.variables, table.provenance)
+    table = _in_short(table)
     parts = bundle_parts(
         run.variables,
         base_names=tuple(run.model.base_names),
@@ -109,6 +111,14 @@ def main(argv: Sequence[str]) -> None:
     if passes_kept:
         passes_kept.unlink(missing_ok=True)
     print(summary(bundle))
+
+
+def _in_short(table: LookupTable) -> LookupTable:
+    """The table, without those fields of its config that are as in the default."""
+    facts = table.provenance
+    # Every device waits for a manifest.
+    config = changed(facts["config"], to_jsonable(default_config()))
+    return LookupTable(table.rows, {**facts, "config": config})
 
 
 def _bits() -> list[int]:

@@ -156,6 +156,11 @@ def test_a_trained_run_becomes_a_bundle(tmp_path, run_command):
     for row, before in zip(manifest.table.rows, plain.rows, strict=True):
         names = ("configuration", "depth", "macs", "parameters", "errors", "examples", "bits")
         assert [getattr(row, name) for name in names] == [getattr(before, n) for n in names]
+    # Of the config, what differs from the default.
+    config, there = (each.provenance["config"] for each in (plain, manifest))
+    assert there["train"]["epochs"] == config["train"]["epochs"] == 0.1
+    assert config["run"]["keep_checkpoints"] == 2
+    assert "keep_checkpoints" not in there.get("run", {})
     _check_bits(run, tmp_path / "bits", run_command)
     assert manifest.model["input"]["shape"] == [8, 8, 1]
     assert manifest.follows == older

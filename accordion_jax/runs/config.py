@@ -366,6 +366,24 @@ def to_jsonable(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
 
 
+def changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a config, as `to_jsonable` gives it, that are not those of another.
+
+    Args:
+      values: of the config.
+      defaults: of the other, such as `default_config`.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            if below := changed(value, default):
+                found[name] = below
+        elif name not in defaults or value != default:
+            found[name] = value
+    return found
+
+
 def _lists(value: Any) -> Any:
     return [_lists(each) for each in value] if isinstance(value, tuple | list) else value
 

@@ -244,3 +244,19 @@ def test_a_run_from_before_policies_had_a_path_goes_on():
     assert stored_config.differences(before, config_lib.to_jsonable(config)) == [
         "config.policy.path: '' -> 'link.json'"
     ]
+
+
+def test_what_is_as_in_the_default_can_be_left_out():
+    default = config_lib.to_jsonable(config_lib.default_config())
+    assert config_lib.changed(default, default) == {}
+    config = config_lib.default_config()
+    config.train.epochs = 7.0
+    config.train.bits = (4, 32)
+    config.model.arguments.own_heads = True
+    config.data.name = "digits"
+    assert config_lib.changed(config_lib.to_jsonable(config), default) == {
+        "data": {"name": "digits"},
+        "model": {"arguments": {"own_heads": True}},
+        "train": {"epochs": 7.0, "bits": [4, 32]},
+    }
+    assert config_lib.changed({"a": {"b": 1}}, {"a": 2}) == {"a": {"b": 1}}
