@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -179,8 +181,12 @@ def _check_bits(run, out, run_command):
     manifest = verify_bundle(bundle)
     assert manifest.provenance["bits"] == [4, 8]
     assert manifest.provenance["order"] == {"examples": 1437, "split": "train"}
-    assert len(manifest.path) == 8
-    assert {f"coml-{depth}.8" for depth in range(4)} <= manifest.rows.keys()
+    assert manifest.ladder[-1].name == "coml-3.8"
+    assert {each.depth for each in manifest.rows.values()} == {0, 1, 2, 3}
+    # Of the same blocks in more bytes those that err less.
+    *others, _ = manifest.table.rows
+    for row, later in itertools.combinations(others, 2):
+        assert row.depth != later.depth or row.errors > later.errors
     test = data.load("digits", "test").select(np.arange(64))
     network = runtimes.make(manifest)
     inputs = network.task.prepare(test.inputs)
