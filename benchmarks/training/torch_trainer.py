@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from jax import numpy as jnp
 from torch.nn import functional as F  # noqa: N812 - as everyone calls it
 
 from accordion_jax import training
@@ -117,7 +118,7 @@ class Cells:
         self.held = held
         self.least, self.most = (
             torch.tensor(np.asarray(end), device=center.device)
-            for end in ends(center.cpu().numpy(), spacing.cpu().numpy(), held)
+            for end in ends(jnp.asarray(center.cpu()), jnp.asarray(spacing.cpu()), held)
         )
         self.refined = bool((spacing > 0).all() and spacing.isfinite().all())
         self.unit = spacing.flatten(1)[:, :1] if self.refined else spacing
