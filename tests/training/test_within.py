@@ -170,6 +170,21 @@ def test_what_has_no_levels_is_not_rounded_and_the_gradient_passes():
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
+def test_what_is_made_zero_stays_within_the_cells(bundled):
+    whole, sparse = (begun(bundled, train__sparsity=share) for share in (0.0, 0.9))
+    before, after = (jax.device_get(each.init().params) for each in (whole, sparse))
+    cells = whole.within.cells
+    jax.tree.map(np.testing.assert_array_equal, cells, sparse.within.cells)
+    kernels = [tree["stage1_block01"]["conv1"]["kernel"] for tree in (before, after)]
+    zero = cells["center"]["stage1_block01"]["conv1"]["kernel"] == 0
+    # Of what is zero in the bits that are out more is zero now, and nothing else is.
+    assert np.mean(kernels[0][zero] == 0) < 0.5 < np.mean(kernels[1][zero] == 0)
+    assert (kernels[1][~zero] != 0).all()
+    found = stay_within(after, **cells, bits=3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, after)
+    np.testing.assert_array_equal(after["head"]["kernel"], before["head"]["kernel"])
+
+
 def test_a_run_trains_within_the_cells_and_goes_on_within_the_same(bundled, tmp_path):
     fields = {"optimizer__learning_rate": 0.5}
 
